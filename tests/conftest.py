@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from xdist.remote import Producer
 
-from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
+from stitchwork.errors import RegistryUnavailableError
+from stitchwork.queue.shards import QueueShard
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.change_log import ChangeLog
 from stitchwork.resources import Floats
@@ -45,7 +46,10 @@ ON_EVERY_SERVER: Final = (
     "tests/integration/worker/test_registration.py",
 )
 """Where tests run on each of `SERVERS`; all others, except the drills, run on Valkey alone."""
-ON_ONE_SERVER: Final = ("tests/integration/queue/test_unserved_requests.py",)
+ON_ONE_SERVER: Final = (
+    "tests/integration/queue/test_shards.py",
+    "tests/integration/queue/test_unserved_requests.py",
+)
 """Those of them that wait for processes more than they call a server."""
 
 DRILLS_OF_SERVERS: Final = ("test_registry.py::", "test_servers.py::", "test_version_leases.py::")
@@ -182,9 +186,9 @@ def registry_server(registry_process: ServerProcess) -> Iterator[RedisClient]:
 
 
 @pytest.fixture
-def queue_server(queue_process: ServerProcess) -> Iterator[RedisClient]:
+def queue_server(queue_process: ServerProcess) -> Iterator[QueueShard]:
     """An empty queue server."""
-    server = RedisClient(queue_process.url, machine.deadline(5.0), QueueUnavailableError)
+    server = QueueShard(queue_process.url, machine.deadline(5.0))
     server.redis.flushall()
     yield server
     server.close()

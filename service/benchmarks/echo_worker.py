@@ -8,23 +8,23 @@ import sys
 
 import numpy as np
 
-from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue.answers import Answer
 from stitchwork.queue.consumer import Consumer
+from stitchwork.queue.heartbeats import Heartbeat
 from stitchwork.queue.messages import Reply
+from stitchwork.queue.shards import QueueShard
 from stitchwork.queue.streams import new_id
-from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.worker_registry import WorkerStatus
 
 WIDTH = 384
 
 
 def main(queue_url: str) -> None:
     """Reply to jobs until killed."""
-    server, name = RedisClient(queue_url, 30.0, QueueUnavailableError), new_id()
-    consumer = Consumer(server, name, items_per_batch=32)
+    server, name = QueueShard(queue_url, 30.0), new_id()
+    consumer = Consumer((server,), name, items_per_batch=32)
     consumer.start()
-    Heartbeat(server, 10.0, lambda: WorkerStatus(worker=name)).start()
+    Heartbeat((server,), 10.0, lambda: WorkerStatus(worker=name)).start()
     while True:
         answers: list[Answer] = []
         for delivery in consumer.take():

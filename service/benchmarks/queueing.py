@@ -16,10 +16,9 @@ from benchmarks.measure import (
     measuring_process,
     pin_process,
 )
-from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue.messages import Job
 from stitchwork.queue.producer import Producer
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.shards import QueueShard
 from stitchwork.resources import TextEncoder
 from stitchwork.supervisor import Plan, start
 
@@ -66,9 +65,13 @@ def queue(context: BenchmarkContext) -> list[BenchmarkResult]:
 
 async def _job_rate(url: str, count: int) -> float:
     """Jobs per second of 64 callers."""
-    server = RedisClient(url, 30.0, QueueUnavailableError)
+    server = QueueShard(url, 30.0)
     producer = Producer(
-        server, max_jobs=1 << 20, max_bytes=1 << 30, max_wait_seconds=30.0, worker_ttl_seconds=10.0
+        (server,),
+        max_jobs=1 << 20,
+        max_bytes=1 << 30,
+        max_wait_seconds=30.0,
+        worker_ttl_seconds=10.0,
     )
     await producer.start()
     job, numbers = Job(id="", encoder=TextEncoder(model="none")), iter(range(count))

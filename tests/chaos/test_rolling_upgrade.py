@@ -8,10 +8,9 @@ import numpy as np
 import orjson
 import pytest
 
-from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue import streams
 from stitchwork.queue.messages import FORMAT, Job
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.shards import QueueShard
 from stitchwork.redis.serialization import pack_frames
 from stitchwork.registry import stored_records
 from stitchwork.resources import TextEncoder, encoder_key
@@ -87,7 +86,7 @@ def plant_later(cluster: Cluster) -> None:
     job = Job(id="1", encoder=TextEncoder(model=str(SPEC["model"])))
     assert job.stream == encoder_key(TextEncoder(model=str(SPEC["model"])))
     fields = orjson.dumps({"format": FORMAT + 2, "id": "1"})
-    queue = RedisClient(cluster.queue.url, 5.0, QueueUnavailableError)
+    queue = QueueShard(cluster.queue.url, 5.0)
     streams.admit(queue, job, pack_frames([fields, b"of that release"]), 1, timeout_ms=60_000)
     queue.close()
 

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from stitchwork.queue.keys import SHARD
+from stitchwork.queue.keys import ShardKeys
 from stitchwork.redis.serialization import CHECKSUM_BYTES, MAGIC, unpack
 from tests.chaos.conftest import REDIS_TIMEOUT, TextService
 from tests.conftest import Pair, make_pair
@@ -354,7 +354,7 @@ def test_queue_server_out_of_memory_refuses_new_work_only(text_service: TextServ
 
 def _accepted(cluster: Cluster) -> int:
     """Jobs on the queue server."""
-    streams: Any = cluster.jobs.keys(SHARD.stream("*"))
+    streams: Any = cluster.jobs.keys(ShardKeys().stream("*"))
     return sum(int(str(cluster.jobs.xlen(name))) for name in streams)
 
 

@@ -25,10 +25,9 @@ import pytest
 from PIL import Image
 
 from stitchwork.client import Floats, ServiceError, Stitchwork
-from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue import dead_letters
-from stitchwork.queue.keys import SHARD
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.keys import ShardKeys
+from stitchwork.queue.shards import QueueShard
 from stitchwork.supervisor import Plan, ServiceProcess, start
 from stitchwork.telemetry.metrics import DeadLetterReason
 from tests.support import cluster as clusters
@@ -254,10 +253,10 @@ def test_poison_input_is_dead_lettered_alone(stage: Stage) -> None:
     assert "workers failed at this job" in response.json()["detail"]
     assert all(stage.right(result_of(answer, DEADLINE), i) for i, answer in enumerate(others))
     assert all(answer.result().status_code == 200 for answer in others), "neighbours are answered"
-    server = RedisClient(stage.running.queue_url or "", 5.0, QueueUnavailableError)
-    (letter,) = dead_letters.list_all(server)
+    server = QueueShard(stage.running.queue_url or "", 5.0)
+    (letter,) = dead_letters.list_all((server,))
     assert letter.reason == "max-deliveries"
-    job, items = dead_letters.read(server, letter.id)
+    job, items = dead_letters.read((server,), letter.id)
     assert items == [solid(faulty_model.KILLS)]
     (facts,) = json.loads(_command(stage, "dead-letters", "list", "--json"))
     assert (facts["letter"], facts["model"], facts["inputs"]) == (letter.id, faulty_model.NAME, 1)
@@ -381,9 +380,9 @@ def _running(stage: Stage) -> int:
 
 def _replies(stage: Stage) -> int:
     """Replies on the queue server that no API has read."""
-    server = RedisClient(stage.running.queue_url or "", 5.0, QueueUnavailableError)
+    server = QueueShard(stage.running.queue_url or "", 5.0)
     try:
-        keys = list(server.redis.scan_iter(SHARD.replies("*")))
+        keys = list(server.redis.scan_iter(ShardKeys().replies("*")))
         return sum(int(str(server.redis.llen(key))) for key in keys)
     finally:
         server.close()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from stitchwork.errors import UnavailableError
 from stitchwork.queue import dead_letters, streams
 from stitchwork.queue.producer import Producer
+from stitchwork.queue.shards import QueueShard, read_shards
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Space
 from stitchwork.telemetry.metrics import PREFIX
@@ -54,11 +55,14 @@ class ServerMetricsCollector(Collector):
                 continue
             up.add_metric([name], 1)
             yield from metrics
+        for shard in self._producer.shards if len(self._producer.shards) > 1 else ():
+            up.add_metric([f"queue-{shard.tag}"], float(shard.is_answering))
         yield up
 
     def _queue(self) -> Iterator[Metric]:
-        server = self._producer.server
-        backlogs = streams.stream_backlogs(server)
+        shards = self._producer.shards
+        parts, _ = read_shards(shards, _read_shard)
+        backlogs = streams.merge_backlogs(part.backlogs for part in parts)
         workers = self._producer.workers()
         yield _gauge("workers", "Live workers.", len(workers))
         refused = {space for worker in workers for space in worker.refused}
@@ -72,8 +76,9 @@ class ServerMetricsCollector(Collector):
         ages = {name: (backlog.waited_ms or 0) / 1000 for name, backlog in backlogs.items()}
         oldest = max(ages.values(), default=0.0)
         yield _gauge("queue_oldest_job_age_seconds", "Age of the oldest waiting job.", oldest)
-        yield _gauge("queue_bytes", "Size of all queued jobs.", streams.queued_bytes(server))
-        yield _gauge("dead_letters", "Stored dead letters.", dead_letters.count(server))
+        yield _gauge("queue_bytes", "Size of all queued jobs.", sum(part.bytes for part in parts))
+        letters = sum(part.dead_letters for part in parts)
+        yield _gauge("dead_letters", "Stored dead letters.", letters)
         by_encoder = ["encoder", "model"]
         depth = GaugeMetricFamily(
             PREFIX + "encoder_queue_jobs", "Waiting jobs, by encoder.", labels=by_encoder
@@ -121,6 +126,20 @@ class ServerMetricsCollector(Collector):
             cursor = page.cursor
             if cursor is None:
                 return
+
+
+class _ShardState(NamedTuple):
+    """What waits in a shard."""
+
+    backlogs: dict[str, streams.StreamBacklog]
+    bytes: int
+    dead_letters: int
+
+
+def _read_shard(shard: QueueShard) -> _ShardState:
+    return _ShardState(
+        streams.stream_backlogs(shard), streams.queued_bytes(shard), dead_letters.count(shard)
+    )
 
 
 def _gauge(name: str, description: str, value: float) -> Metric:

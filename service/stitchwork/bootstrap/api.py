@@ -37,12 +37,12 @@ def make_app_state(settings: Settings) -> AppState:
     Raises:
         RegistryUnavailableError: If the registry server cannot be reached.
     """
-    registry_server, queue_server = connect_servers(settings)
+    registry_server, shards = connect_servers(settings)
     registry = open_registry(registry_server, settings)
     telemetry = make_telemetry(settings, "api")
-    inverses = InverseCache(queue_server, settings.fit_threads, telemetry.metrics)
+    inverses = InverseCache(shards[0], settings.fit_threads, telemetry.metrics)
     producer = Producer(
-        queue_server,
+        shards,
         max_jobs=settings.max_queue_jobs,
         max_bytes=settings.max_queue_bytes,
         max_wait_seconds=settings.max_queue_wait_seconds,
@@ -82,7 +82,7 @@ def make_app_state(settings: Settings) -> AppState:
             stale_seconds=settings.stale_seconds,
             required=settings.keys_required,
         ),
-        rate_limiter=RateLimiter(queue_server, settings.rate_limits, telemetry.metrics),
+        rate_limiter=RateLimiter(shards[0], settings.rate_limits, telemetry.metrics),
         image_fetcher=ImageFetcher(
             () if settings.offline else settings.image_url_hosts,
             max_urls=settings.max_items,
@@ -96,7 +96,7 @@ def make_app_state(settings: Settings) -> AppState:
         model_aliases=settings.model_aliases,
         metrics_public=settings.metrics_public,
         server_metrics=ServerMetricsCollector(registry, producer),
-        server_reporter=ServerReporter(registry, queue_server),
+        server_reporter=ServerReporter(registry, shards),
         telemetry=telemetry,
     )
 

@@ -2,10 +2,12 @@
 
 import logging
 import os
+from collections.abc import Sequence
 
 from stitchwork import __version__
 from stitchwork.container_limits import thread_limit
-from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
+from stitchwork.errors import RegistryUnavailableError
+from stitchwork.queue.shards import QueueShard
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.server_report import ServerReporter
@@ -15,24 +17,21 @@ from stitchwork.telemetry import Metrics, Telemetry
 log = logging.getLogger(__name__)
 
 
-def connect_servers(settings: Settings) -> tuple[RedisClient, RedisClient]:
-    """The registry server and the queue server, which is the same unless `queue_url` is set.
+def connect_servers(settings: Settings) -> tuple[RedisClient, tuple[QueueShard, ...]]:
+    """The registry server and the shards of the queue.
 
     Raises:
         ValueError: If `redis_url` is unset.
     """
     if settings.redis_url is None:
         raise ValueError("redis_url (STITCHWORK_REDIS_URL) must name the registry server")
-    queue_url = settings.queue_url or settings.redis_url
-    return (
-        RedisClient(
-            settings.redis_url,
-            settings.redis_timeout_seconds,
-            RegistryUnavailableError,
-            replicas=settings.durable_replicas,
-        ),
-        RedisClient(queue_url, settings.redis_timeout_seconds, QueueUnavailableError),
+    timeout, urls = settings.redis_timeout_seconds, settings.shard_urls
+    registry = RedisClient(
+        settings.redis_url, timeout, RegistryUnavailableError, replicas=settings.durable_replicas
     )
+    is_only = len(urls) == 1
+    shards = [QueueShard(url, timeout, number, is_only=is_only) for number, url in enumerate(urls)]
+    return registry, tuple(shards)
 
 
 def open_registry(server: RedisClient, settings: Settings) -> Registry:
@@ -51,9 +50,9 @@ def open_registry(server: RedisClient, settings: Settings) -> Registry:
     return Registry(server, durable=durable, stale_seconds=settings.stale_seconds)
 
 
-def check_servers(registry: Registry, queue: RedisClient) -> None:
+def check_servers(registry: Registry, shards: Sequence[QueueShard]) -> None:
     """Warn about settings of the servers that lose or expose data."""
-    for warning in ServerReporter(registry, queue).report().warnings:
+    for warning in ServerReporter(registry, shards).report().warnings:
         log.warning("server misconfigured", extra={"reason": warning})
 
 

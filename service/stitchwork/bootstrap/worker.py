@@ -15,10 +15,11 @@ from stitchwork.bootstrap.shared import (
 from stitchwork.errors import UnavailableError
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import ClassifierCache, Translator
+from stitchwork.queue.heartbeats import Heartbeat, StartAnnouncement
 from stitchwork.queue.messages import REGISTRATION_STREAM, Job
 from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.queue.streams import new_id
-from stitchwork.queue.worker_registry import Heartbeat, StartAnnouncement, WorkerStatus
+from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.registry.space_checks import POLL_SECONDS, SpaceCheckThread
 from stitchwork.resources import EncoderSpec
 from stitchwork.settings import Settings
@@ -49,10 +50,10 @@ def make_worker(settings: Settings) -> "Worker":
     # Before the libraries of models, which take a cold machine a minute to read.
     probes = start_probe_server(settings, telemetry.metrics)
     configure_hub(settings)
-    registry_server, queue_server = connect_servers(settings)
+    registry_server, shards = connect_servers(settings)
     name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
     announcement = StartAnnouncement(
-        queue_server,
+        shards,
         settings.worker_ttl_seconds,
         WorkerStatus(worker=name, serves=settings.worker_models),
     )
@@ -67,8 +68,8 @@ def make_worker(settings: Settings) -> "Worker":
     from stitchwork.worker.registration import FIT_SECONDS, RegistrationRunner
 
     registry = open_registry(registry_server, settings)
-    check_servers(registry, queue_server)
-    inverses = InverseCache(queue_server, settings.fit_threads, telemetry.metrics)
+    check_servers(registry, shards)
+    inverses = InverseCache(shards[0], settings.fit_threads, telemetry.metrics)
     encoders = make_encoder_cache(settings, telemetry.metrics)
     items_per_batch = inputs_per_batch(settings, encoders)
     translator = Translator(
@@ -76,7 +77,7 @@ def make_worker(settings: Settings) -> "Worker":
     )
     checker = EncoderChecker(registry)
     heartbeat = Heartbeat(
-        queue_server,
+        shards,
         settings.worker_ttl_seconds,
         lambda: describe(name, settings.worker_models, encoders, checker),
     )
@@ -112,7 +113,7 @@ def make_worker(settings: Settings) -> "Worker":
         return loaded
 
     registration_consumer = Consumer(
-        queue_server,
+        shards,
         f"{name}-fits",
         items_per_batch=1,
         lease=settings.lease_seconds,
@@ -123,7 +124,7 @@ def make_worker(settings: Settings) -> "Worker":
         telemetry=telemetry,
     )
     consumer = Consumer(
-        queue_server,
+        shards,
         name,
         # Two batches at once: enough to sort by length, while others queue up.
         items_per_batch=2 * items_per_batch,

@@ -1,6 +1,7 @@
 """`stitchwork dead-letters`: the jobs that were given up."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from stitchwork.queue import streams
 from stitchwork.queue.dead_letters import DeadLetter
 from stitchwork.queue.messages import Job
 from stitchwork.queue.producer import Producer
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.shards import QueueShard
 from stitchwork.settings import Settings
 
 MAX_PREVIEW: Final = 200
@@ -33,9 +34,9 @@ def dead_letters() -> None:
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def list_all(settings: Settings, json_: bool) -> None:
     """List the dead letters, the newest first."""
-    _, server = connect(settings)
-    letters = repository.list_all(server)
-    described = [(letter, facts) for letter in letters if (facts := _facts(server, letter))]
+    _, shards = connect(settings)
+    letters = repository.list_all(shards)
+    described = [(letter, facts) for letter in letters if (facts := _facts(shards, letter))]
     if json_:
         click.echo(as_json([facts for _, facts in described]))
         return
@@ -61,8 +62,8 @@ def list_all(settings: Settings, json_: bool) -> None:
 @click.option("--inputs", is_flag=True, help="Print how the inputs begin; they are users' data.")
 def show(settings: Settings, letter: str, inputs: bool) -> None:
     """Show one dead letter as JSON."""
-    _, server = connect(settings)
-    job, items = repository.read(server, letter)
+    _, shards = connect(settings)
+    job, items = repository.read(shards, letter)
     record: dict[str, Any] = {"job": job.model_dump(mode="json", exclude_none=True)}
     record["inputs"] = [
         {"bytes": len(item)} | ({"begins": repr(item[:MAX_PREVIEW])} if inputs else {})
@@ -77,15 +78,15 @@ def show(settings: Settings, letter: str, inputs: bool) -> None:
 @click.argument("letter", metavar="LETTER")
 def requeue(settings: Settings, letter: str) -> None:
     """Run a job again, wait for it, and drop its letter if it succeeds."""
-    registry_server, server = connect(settings)
+    registry_server, shards = connect(settings)
     registry = open_registry(registry_server, settings)
-    job, items = repository.read(server, letter)
+    job, items = repository.read(shards, letter)
     if job.registration:
-        streams.enqueue_registration(server, registry.retry_registration(*job.registration))
+        streams.enqueue_registration(shards, registry.retry_registration(*job.registration))
         message = "the registration continues; see its record"
     else:
-        message = asyncio.run(_run(server, job, items, settings.request_timeout_seconds))
-    repository.delete(server, letter)
+        message = asyncio.run(_run(shards, job, items, settings.request_timeout_seconds))
+    repository.delete(shards, letter)
     click.echo(f"{letter}: {message}")
 
 
@@ -93,15 +94,15 @@ def requeue(settings: Settings, letter: str) -> None:
 @click.argument("letter", metavar="LETTER")
 def drop(settings: Settings, letter: str) -> None:
     """Delete one dead letter."""
-    _, server = connect(settings)
-    repository.delete(server, letter)
+    _, shards = connect(settings)
+    repository.delete(shards, letter)
     click.echo(f"{letter}: dropped")
 
 
-async def _run(server: RedisClient, job: Job, items: list[Any], seconds: float) -> str:
+async def _run(shards: Sequence[QueueShard], job: Job, items: list[Any], seconds: float) -> str:
     unlimited = 1 << 30
     producer = Producer(
-        server,
+        shards,
         max_jobs=unlimited,
         max_bytes=unlimited,
         max_wait_seconds=seconds,
@@ -116,14 +117,13 @@ async def _run(server: RedisClient, job: Job, items: list[Any], seconds: float) 
     return f"succeeded with {rows} rows, which are discarded: its caller was answered before"
 
 
-def _facts(server: RedisClient, letter: DeadLetter) -> dict[str, Any] | None:
+def _facts(shards: Sequence[QueueShard], letter: DeadLetter) -> dict[str, Any] | None:
     """What is known of a letter; None if it has been dropped since it was listed."""
-    milliseconds = int(letter.id.split("-")[0])
-    when = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
+    when = datetime.fromtimestamp(letter.time_ms / 1000, UTC).isoformat(timespec="seconds")
     facts: dict[str, Any] = {"letter": letter.id, "when": when, "reason": letter.reason}
     facts["bytes"] = letter.size
     try:
-        job, items = repository.read(server, letter.id)
+        job, items = repository.read(shards, letter.id)
     except UnknownResourceError:
         return None
     except (CorruptDataError, IncompatibleFormatError):

@@ -1,12 +1,13 @@
 """The registry and queue servers of a command: those of the settings, or those of `serve`."""
 
 from stitchwork.bootstrap.shared import connect_servers
+from stitchwork.queue.shards import QueueShard
 from stitchwork.redis.client import RedisClient
 from stitchwork.settings import Settings
 
 
-def connect(settings: Settings) -> tuple[RedisClient, RedisClient]:
-    """The registry server and the queue server.
+def connect(settings: Settings) -> tuple[RedisClient, tuple[QueueShard, ...]]:
+    """The registry server and the shards of the queue.
 
     Without `redis_url` they are those that `stitchwork serve` runs on `data_dir`.
 

@@ -84,7 +84,7 @@ def api(settings: Settings, fd: int | None, share_grpc_port: bool) -> int:
     raise_descriptor_limit(2 * settings.max_connections + SPARE_DESCRIPTORS)
     state = make_app_state(settings)
     check_keys(state.api_keys, settings.host)
-    check_servers(state.registry, state.producer.server)
+    check_servers(state.registry, state.producer.shards)
     try:
         with contextlib.ExitStack() as stack:
             if fd is None and settings.unix_socket is not None:

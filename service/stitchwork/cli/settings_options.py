@@ -32,6 +32,7 @@ _SHARED: Final = frozenset(
     {
         "redis_url",
         "queue_url",
+        "queue_shards",
         "redis_timeout_seconds",
         "stale_seconds",
         "durable",
@@ -78,7 +79,7 @@ SERVE_SETTINGS: Final = _ALL - _SECRET - {"worker_index", "metrics_file"}
 """All but what `serve` sets for each of its children."""
 ALL_SETTINGS: Final = _ALL - _SECRET
 SERVER_SETTINGS: Final = frozenset(
-    {"redis_url", "queue_url", "data_dir", "redis_timeout_seconds", "log_level"}
+    {"redis_url", "queue_url", "queue_shards", "data_dir", "redis_timeout_seconds", "log_level"}
 )
 """What a command reads that calls the registry and queue servers."""
 REGISTRY_SETTINGS: Final = SERVER_SETTINGS | {"durable", "durable_replicas", "stale_seconds"}
@@ -158,7 +159,7 @@ def _address(settings: Settings, error: UnavailableError) -> str:
     while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
         cause = cause.__cause__ or cause.__context__
     reason = f": {cause.strerror}" if isinstance(cause, OSError) else ""
-    return f" ({without_secrets(url)}{reason})"
+    return f" ({' '.join(map(without_secrets, url.split()))}{reason})"
 
 
 class InvalidSettingError(click.ClickException):

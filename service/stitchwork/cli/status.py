@@ -6,6 +6,7 @@ from stitchwork.cli.output import as_json, table
 from stitchwork.cli.servers import connect
 from stitchwork.cli.settings_options import SERVER_SETTINGS, SettingsCommand
 from stitchwork.queue import streams, worker_registry
+from stitchwork.queue.shards import read_shards
 from stitchwork.settings import Settings
 
 
@@ -13,19 +14,23 @@ from stitchwork.settings import Settings
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def status(settings: Settings, json_: bool) -> int:
     """Show the live workers and what waits in the queues; the exit code is 1 without a worker."""
-    _, server = connect(settings)
-    workers = worker_registry.live_workers(server, settings.worker_ttl_seconds)
-    queues = streams.stream_backlogs(server)
+    _, shards = connect(settings)
+    workers = worker_registry.live_workers(shards, settings.worker_ttl_seconds)
+    backlogs, unavailable = read_shards(shards, streams.stream_backlogs)
+    queues = streams.merge_backlogs(backlogs)
     if json_:
         report = {
             "workers": [worker.model_dump(mode="json") for worker in workers],
             "queues": {name: backlog._asdict() for name, backlog in queues.items()},
+            "unavailable_shards": unavailable,
         }
         click.echo(as_json(report))
     else:
         click.echo(_worker_table(workers))
         click.echo()
         click.echo(_queue_table(queues))
+        for shard in unavailable:
+            click.echo(f"Shard {shard} of the queue does not answer, and is left out.", err=True)
     return 0 if workers else 1
 
 

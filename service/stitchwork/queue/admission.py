@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from stitchwork.errors import ErrorCode, QueueFullError
 from stitchwork.queue.callers import NOBODY, CallerQuota
 from stitchwork.queue.costs import MAX_SMALL_COST
-from stitchwork.queue.keys import SHARD, class_of_stream, encoder_of_stream, stream_name
+from stitchwork.queue.keys import ShardKeys, class_of_stream, encoder_of_stream, stream_name
 from stitchwork.queue.requirements import ModelRequirement
 
 MAX_INLINE_BYTES: Final = 32 * 1024
@@ -91,14 +91,15 @@ class AdmittedParts(NamedTuple):
 
 
 def create_arguments(
-    encoder: str, requirement: ModelRequirement, classes: int
+    shard: ShardKeys, encoder: str, requirement: ModelRequirement, classes: int
 ) -> tuple[Sequence[str], Words]:
     """Keys and arguments of `CREATE_STREAMS`."""
-    streams = [SHARD.stream(stream_name(encoder, number)) for number in range(classes)]
-    return (SHARD.encoders, SHARD.pace(encoder), *streams), (encoder, str(requirement), classes)
+    streams = [shard.stream(stream_name(encoder, number)) for number in range(classes)]
+    return (shard.encoders, shard.pace(encoder), *streams), (encoder, str(requirement), classes)
 
 
 def admit_arguments(
+    shard: ShardKeys,
     encoder: str,
     classes: int,
     requests: Sequence[Parts],
@@ -110,6 +111,7 @@ def admit_arguments(
     """Keys and arguments of `ADMIT`.
 
     Args:
+        shard: The keys of the encoder's shard.
         encoder: Key of the encoder.
         classes: Number of classes of callers.
         requests: The requests.
@@ -117,8 +119,8 @@ def admit_arguments(
         limits: How much may wait.
         is_trial: Whether only to find out if the requests would be admitted.
     """
-    keys = [SHARD.bytes, SHARD.apis, SHARD.pace(encoder), SHARD.callers(encoder)]
-    keys += [SHARD.stream(stream_name(encoder, number)) for number in range(classes)]
+    keys = [shard.bytes, shard.apis, shard.pace(encoder), shard.callers(encoder)]
+    keys += [shard.stream(stream_name(encoder, number)) for number in range(classes)]
     words: list[Any] = [api, *limits, classes, MAX_SMALL_COST, len(requests)]
     for parts, timeout_ms, caller in requests:
         items, cost = sum(part.items for part in parts), sum(part.cost for part in parts)
@@ -127,24 +129,25 @@ def admit_arguments(
         for part in () if is_trial else parts:
             payload = part.payload
             if payload:
-                keys.append(SHARD.payload(payload))
+                keys.append(shard.payload(payload))
             words += (part.data, part.items, part.cost, payload)
     return keys, tuple(words)
 
 
 def cancel_arguments(
-    stream: str, entries: Sequence[tuple[str, str]]
+    shard: ShardKeys, stream: str, entries: Sequence[tuple[str, str]]
 ) -> tuple[Sequence[str], Words]:
     """Keys and arguments of `CANCEL`.
 
     Args:
+        shard: The keys of the shard.
         stream: Name of the stream.
         entries: Ids of entries, and the names of their payloads if they have any.
     """
-    payloads = [SHARD.payload(payload) for _, payload in entries if payload]
+    payloads = [shard.payload(payload) for _, payload in entries if payload]
     encoder = encoder_of_stream(stream)
-    pace, callers = SHARD.pace(encoder), SHARD.callers(encoder)
-    keys = (SHARD.stream(stream), SHARD.bytes, pace, callers, *payloads)
+    pace, callers = shard.pace(encoder), shard.callers(encoder)
+    keys = (shard.stream(stream), shard.bytes, pace, callers, *payloads)
     return keys, (class_of_stream(stream), *(entry for entry, _ in entries))
 
 

@@ -15,7 +15,7 @@ from stitchwork.queue.admission import (
     create_arguments,
     parse_admission,
 )
-from stitchwork.queue.keys import stream_name
+from stitchwork.queue.keys import ShardKeys, stream_name
 from stitchwork.queue.outages import log_outage
 from stitchwork.queue.pending_requests import PendingRequest
 from stitchwork.queue.requirements import ModelRequirement
@@ -34,7 +34,8 @@ class Admitter:
     """Admits and cancels the requests of one API process.
 
     Args:
-        client: A client of the queue server.
+        client: A client of a shard's server.
+        shard: The keys of the shard.
         api: The API process to reply to.
         caller_classes: Number of classes of callers.
         limits: Returns how much may wait for an encoder, given its key and its model's name.
@@ -45,6 +46,7 @@ class Admitter:
     def __init__(
         self,
         client: AsyncRedisClient,
+        shard: ShardKeys,
         api: str,
         caller_classes: int,
         *,
@@ -53,6 +55,7 @@ class Admitter:
         metrics: Metrics,
     ) -> None:
         self._client = client
+        self._shard = shard
         self._api = api
         self._caller_classes = caller_classes
         self._limits = limits
@@ -83,7 +86,13 @@ class Admitter:
         """
         limits = self._limits(encoder, requirement)
         keys, arguments = admit_arguments(
-            encoder, self._caller_classes, trials, api=self._api, limits=limits, is_trial=True
+            self._shard,
+            encoder,
+            self._caller_classes,
+            trials,
+            api=self._api,
+            limits=limits,
+            is_trial=True,
         )
         results = await self._client.run_script(admission_scripts.ADMIT, keys, *arguments)
         refusals = list[QueueFullError]()
@@ -101,7 +110,7 @@ class Admitter:
         if not entries:
             # It is not admitted yet, or never will be.
             return
-        keys, arguments = cancel_arguments(request.stream, entries)
+        keys, arguments = cancel_arguments(self._shard, request.stream, entries)
         reply = self._client.send(script_command(admission_scripts.CANCEL, keys, *arguments))
         self._cancellations.add(reply)
         reply.add_done_callback(self._count_cancelled)
@@ -130,6 +139,7 @@ class Admitter:
         """Send a large request only if it would be admitted: the server has other work."""
         limits = self._limits(request.encoder, request.requirement)
         keys, arguments = admit_arguments(
+            self._shard,
             request.encoder,
             self._caller_classes,
             (request.parts,),
@@ -176,12 +186,12 @@ class Admitter:
         commands = []
         if create:
             keys, arguments = create_arguments(
-                first.encoder, first.requirement, self._caller_classes
+                self._shard, first.encoder, first.requirement, self._caller_classes
             )
             commands.append(script_command(admission_scripts.CREATE_STREAMS, keys, *arguments))
         parts = [request.parts for request in requests]
         keys, arguments = admit_arguments(
-            first.encoder, self._caller_classes, parts, api=self._api, limits=limits
+            self._shard, first.encoder, self._caller_classes, parts, api=self._api, limits=limits
         )
         commands.append(script_command(admission_scripts.ADMIT, keys, *arguments))
         reply = self._client.send(*commands)

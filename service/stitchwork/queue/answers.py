@@ -5,7 +5,7 @@ from typing import Final
 
 from stitchwork.queue import scripts
 from stitchwork.queue.deliveries import Delivery
-from stitchwork.queue.keys import SHARD, class_of_stream, encoder_of_stream
+from stitchwork.queue.keys import ShardKeys, class_of_stream, encoder_of_stream
 from stitchwork.queue.messages import Reply
 from stitchwork.redis.commands import Command, script_command
 
@@ -19,7 +19,7 @@ AnswerWords = tuple[str, bytes, int, int, int, str, str, float]
 job."""
 
 
-def answer_command(stream: str, api: str, answers: Sequence[Answer]) -> Command:
+def answer_command(shard: ShardKeys, stream: str, api: str, answers: Sequence[Answer]) -> Command:
     """The command that answers jobs of one stream to one API process."""
     rows: list[AnswerWords] = [
         (
@@ -30,20 +30,20 @@ def answer_command(stream: str, api: str, answers: Sequence[Answer]) -> Command:
         )
         for delivery, reply, seconds in answers
     ]
-    return answer_words(stream, api, rows)
+    return answer_words(shard, stream, api, rows)
 
 
-def answer_words(stream: str, api: str, rows: Sequence[AnswerWords]) -> Command:
+def answer_words(shard: ShardKeys, stream: str, api: str, rows: Sequence[AnswerWords]) -> Command:
     """The same of jobs whose replies are packed."""
     encoder = encoder_of_stream(stream)
-    keys = [SHARD.stream(stream), SHARD.bytes, SHARD.replies(api), SHARD.apis]
-    keys += [SHARD.pace(encoder), SHARD.callers(encoder)]
+    keys = [shard.stream(stream), shard.bytes, shard.replies(api), shard.apis]
+    keys += [shard.pace(encoder), shard.callers(encoder)]
     words: list[str | bytes | int | float] = [api, API_EXPIRED_MS, class_of_stream(stream)]
     payloads = 0
     for entry, reply, size, cost, inputs, caller, payload, work_ms in rows:
         number = 0
         if payload:
-            keys.append(SHARD.payload(payload))
+            keys.append(shard.payload(payload))
             payloads += 1
             number = payloads
         words += (entry, reply, size, cost, inputs, caller, work_ms, number)

@@ -19,21 +19,23 @@ from stitchwork.errors import (
 from stitchwork.queue import dead_letters
 from stitchwork.queue.answers import Answer, answer_command, answer_words
 from stitchwork.queue.deliveries import Delivery, StreamEntry, parse_entry
-from stitchwork.queue.keys import GROUP, SHARD
+from stitchwork.queue.keys import GROUP
 from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply, unpack_address, unpack_job
 from stitchwork.queue.outages import log_outage
 from stitchwork.queue.requirements import ModelRequirement
+from stitchwork.queue.shards import QueueShard
 from stitchwork.queue.stream_reader import BLOCK_MS, StreamReader
 from stitchwork.queue.streams import EncoderStreams
 from stitchwork.queue.turns import EncoderTurns
-from stitchwork.redis.client import RedisClient
 from stitchwork.telemetry import Telemetry, bind_callers
 from stitchwork.telemetry.metrics import DeadLetterReason
 
 log = logging.getLogger(__name__)
 
 MAX_DELIVERIES: Final = 3
+PAUSE_SECONDS: Final = BLOCK_MS / 1000 / 5
+"""How long the worker waits where nothing can be waited for at a server."""
 
 EXPIRED: Final = (
     "the job waited until its deadline (request_timeout_seconds, or less if the request says so)"
@@ -44,7 +46,7 @@ class Consumer:
     """Takes the waiting jobs of one encoder as one batch, and answers each job once.
 
     Args:
-        server: The queue server.
+        shards: The shards of the queue.
         name: The worker's name.
         items_per_batch: Inputs of a full batch.
         lease: Seconds after which a job whose lease is not renewed goes to another worker.
@@ -60,7 +62,7 @@ class Consumer:
 
     def __init__(
         self,
-        server: RedisClient,
+        shards: Sequence[QueueShard],
         name: str,
         *,
         items_per_batch: int,
@@ -74,15 +76,15 @@ class Consumer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
-        self.server = server
-        self.leases = Leases(server, name, lease=lease, hang=hang, on_hang=on_hang)
+        self.shards = shards
+        self.leases = Leases(shards, name, lease=lease, hang=hang, on_hang=on_hang)
         self._lease = lease
         self._stopping = threading.Event()
         self._telemetry = telemetry or Telemetry()
         self._metrics = self._telemetry.metrics
         self._on_dead_letter = on_dead_letter
-        turns = EncoderTurns(server, takes, patience, clock)
-        self._reader = StreamReader(server, name, turns, items_per_batch, self._stopping)
+        turns = EncoderTurns(shards, takes, patience, clock)
+        self._reader = StreamReader(shards, name, turns, items_per_batch, self._stopping)
         self._arrived: deque[tuple[EncoderStreams, list[StreamEntry]]] = deque()
         self._reclaimed = 0.0
 
@@ -112,27 +114,14 @@ class Consumer:
         Raises:
             QueueUnavailableError: If the queue server is unavailable.
         """
-        redelivered = self._reclaim()
-        if redelivered:
-            return redelivered
-        if self._arrived:
-            return self._fill(*self._arrived.popleft())
-        self._reader.turns.refresh()
-        if not self._reader.turns:
-            self._stopping.wait(BLOCK_MS / 1000)
+        try:
+            return self._take()
+        except QueueUnavailableError as error:
+            if len(self.shards) == 1 or not any(shard.is_answering for shard in self.shards):
+                raise
+            log_outage(error, "the other shards are served")
+            self._stopping.wait(PAUSE_SECONDS)
             return []
-        waiting = self._reader.read_waiting()
-        if waiting:
-            return self._unpack(waiting)
-        immediate = self._reader.turns.immediate()
-        if not immediate:
-            self._stopping.wait(BLOCK_MS / 1000 / 5)
-            return []
-        # Entries of further encoders that arrive with the first wait for the next turns.
-        self._arrived.extend(self._reader.read_arriving(immediate))
-        for _, entries in self._arrived:
-            self.leases.add((entry.stream, entry.id) for entry in entries)
-        return self._fill(*self._arrived.popleft()) if self._arrived else []
 
     def answer(self, delivery: Delivery, reply: Reply | None, seconds: float = 0.0) -> bool:
         """Answer a job, unless another worker has it meanwhile.
@@ -151,17 +140,20 @@ class Consumer:
     def answer_all(self, answers: Sequence[Answer]) -> list[bool]:
         """Answer several jobs in one round trip, each as `answer` does."""
         self.leases.discard(delivery.key for delivery, _, _ in answers)
-        groups: dict[tuple[str, str], list[int]] = {}
+        by_shard: dict[int, dict[tuple[str, str], list[int]]] = {}
         for i, (delivery, _, _) in enumerate(answers):
+            groups = by_shard.setdefault(delivery.shard, {})
             groups.setdefault((delivery.stream, delivery.job.reply_to or ""), []).append(i)
-        commands = [
-            answer_command(*group, [answers[i] for i in members])
-            for group, members in groups.items()
-        ]
         results = [False] * len(answers)
-        for members, replies in zip(groups.values(), self.server.execute(*commands), strict=True):
-            for i, sent in zip(members, replies, strict=True):
-                results[i] = bool(sent)
+        for number, groups in by_shard.items():
+            shard = self.shards[number]
+            commands = [
+                answer_command(shard.keys, *group, [answers[i] for i in members])
+                for group, members in groups.items()
+            ]
+            for members, replies in zip(groups.values(), shard.execute(*commands), strict=True):
+                for i, sent in zip(members, replies, strict=True):
+                    results[i] = bool(sent)
         for (_, reply, _), sent in zip(answers, results, strict=True):
             self._metrics.jobs[_outcome(reply) if sent else "lost"].inc()
         return results
@@ -171,15 +163,46 @@ class Consumer:
         reply = Reply(delivery.job.id, error=error) if delivery.job.reply_to else None
         return self.answer(delivery, reply)
 
+    def _take(self) -> list[Delivery]:
+        """The next batch, as `take` returns it."""
+        redelivered = self._reclaim()
+        if redelivered:
+            return redelivered
+        if self._arrived:
+            return self._fill(*self._arrived.popleft())
+        self._reader.turns.refresh()
+        if not self._reader.turns:
+            self._stopping.wait(BLOCK_MS / 1000)
+            return []
+        waiting = self._reader.read_waiting()
+        if waiting:
+            return self._unpack(waiting)
+        immediate = self._reader.turns.immediate()
+        if not immediate:
+            self._stopping.wait(PAUSE_SECONDS)
+            return []
+        # Entries of further encoders that arrive with the first wait for the next turns.
+        self._arrived.extend(self._reader.read_arriving(immediate))
+        for _, entries in self._arrived:
+            self.leases.add(entry.key for entry in entries)
+        return self._fill(*self._arrived.popleft()) if self._arrived else []
+
     def _fill(self, encoder: EncoderStreams, entries: list[StreamEntry]) -> list[Delivery]:
         """Entries that arrived, and what else waits for their encoder, up to a full batch."""
-        return self._unpack([*entries, *self._reader.read_more(encoder, entries)])
+        try:
+            more = self._reader.read_more(encoder, entries)
+        except UnavailableError:
+            self._abandon(entries)
+            raise
+        return self._unpack([*entries, *more])
 
     def _unpack(self, entries: list[StreamEntry]) -> list[Delivery]:
         """The jobs of entries that were just delivered, without those past their deadline."""
-        self.leases.add((entry.stream, entry.id) for entry in entries)
+        if not entries:
+            return []
+        self.leases.add(entry.key for entry in entries)
         payloads = self._read_payloads(entries)
-        now_ms = self._reader.now_ms()
+        now_ms = self._reader.now_ms(entries[0].shard)
         deliveries = []
         for entry in entries:
             delivery = self._parse(entry, payloads.get(entry.payload, entry.data))
@@ -200,12 +223,16 @@ class Consumer:
         if not names:
             return {}
         try:
-            (replies,) = self.server.execute(("MGET", *map(SHARD.payload, names)))
+            shard = self.shards[entries[0].shard]
+            (replies,) = shard.execute(("MGET", *map(shard.keys.payload, names)))
         except UnavailableError:
-            # Nobody works on them here: they go to other workers when their leases expire.
-            self.leases.discard((entry.stream, entry.id) for entry in entries)
+            self._abandon(entries)
             raise
         return dict(zip(names, replies, strict=True))
+
+    def _abandon(self, entries: Sequence[StreamEntry]) -> None:
+        """Leave entries to other workers, which get them when their leases expire."""
+        self.leases.discard(entry.key for entry in entries)
 
     def _parse(self, entry: StreamEntry, data: bytes | None) -> Delivery | None:
         """A delivery; None for a job that cannot be read, which is deleted."""
@@ -218,6 +245,7 @@ class Consumer:
                     *(entry.size, entry.cost, entry.payload),
                     caller=entry.caller,
                     inputs=entry.items,
+                    shard=entry.shard,
                 )
             except CorruptDataError as error:
                 self._dead_letter(entry, data, DeadLetterReason.CORRUPT, error.message)
@@ -228,10 +256,11 @@ class Consumer:
                 failure = JobFailedError(error.message, code=error.code)
                 reply = Reply(job, error=failure).pack()
         # Without data, it was deleted while it was pending, for example by a caller who gave up.
-        self.leases.discard([(entry.stream, entry.id)])
+        self.leases.discard([entry.key])
         size = entry.size, entry.cost, entry.items
         unread = (entry.id, reply, *size, entry.caller, entry.payload, 0.0)
-        self.server.execute(answer_words(entry.stream, api, [unread]))
+        shard = self.shards[entry.shard]
+        shard.execute(answer_words(shard.keys, entry.stream, api, [unread]))
         return None
 
     def _reclaim(self) -> list[Delivery]:
@@ -241,28 +270,28 @@ class Consumer:
         self._reader.turns.refresh()
         for encoder in self._reader.turns:
             for name in encoder.names:
-                deliveries = self._claim(name)
+                deliveries = self._claim(self.shards[encoder.shard], name)
                 if deliveries:
                     return deliveries
         self._reclaimed = time.monotonic()
         return []
 
-    def _claim(self, name: str) -> list[Delivery]:
+    def _claim(self, shard: QueueShard, name: str) -> list[Delivery]:
         """The first job of a stream whose lease expired, unless it is dead-lettered."""
-        key, idle_ms = SHARD.stream(name), int(self._lease * 1000)
+        key, idle_ms = shard.keys.stream(name), int(self._lease * 1000)
         claim = ("XAUTOCLAIM", key, GROUP, self.name, idle_ms, "0-0", "COUNT", 1)
         try:
-            (seconds, micros), (_, entries, *_) = self.server.execute(("TIME",), claim)
+            (seconds, micros), (_, entries, *_) = shard.execute(("TIME",), claim)
         except QueueUnavailableError as error:
             self._reader.clear_turns(error)
             return []
         if not entries:
             return []
-        self._reader.set_clock(int(seconds) * 1000 + int(micros) // 1000)
-        entry = parse_entry(name, *entries[0])
-        ((*_, count),) = self.server.execute(("XPENDING", key, GROUP, entry.id, entry.id, 1))[
-            0
-        ] or ((1,),)
+        self._reader.set_clock(shard.number, int(seconds) * 1000 + int(micros) // 1000)
+        entry = parse_entry(name, entries[0][0], entries[0][1], shard.number)
+        ((*_, count),) = shard.execute(("XPENDING", key, GROUP, entry.id, entry.id, 1))[0] or (
+            (1,),
+        )
         deliveries = self._unpack([entry])
         self._metrics.redelivered_jobs.inc()
         with bind_callers(*(delivery.job.caller for delivery in deliveries)):
@@ -284,7 +313,7 @@ class Consumer:
     ) -> None:
         extra = {"entry": entry.id, "reason": reason, "detail": detail}
         log.error("job dead-lettered", extra=extra)
-        dead_letters.add(self.server, entry.stream, entry.id, data, reason)
+        dead_letters.add(self.shards[entry.shard], entry.stream, entry.id, data, reason)
         self._metrics.dead_lettered_jobs[reason].inc()
 
 

@@ -3,14 +3,14 @@
 `Consumer` decides what comes here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from stitchwork.errors import UnknownResourceError
 from stitchwork.queue import upkeep_scripts
-from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import Job, unpack_job
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.shards import QueueShard
 from stitchwork.resources import Item
 from stitchwork.telemetry.metrics import DeadLetterReason
 
@@ -23,23 +23,25 @@ class DeadLetter:
     """A dead-lettered job.
 
     Attributes:
-        id: Its id, which begins with milliseconds since the epoch.
+        id: Its id.
+        time_ms: When it was dead-lettered, in milliseconds since the epoch.
         stream: The stream that it was in.
         reason: Why it was dead-lettered.
         size: Size of the job and its inputs, in bytes.
     """
 
     id: str
+    time_ms: int
     stream: str
     reason: str
     size: int
 
 
-def add(server: RedisClient, stream: str, entry: str, data: bytes, reason: DeadLetterReason) -> str:
+def add(shard: QueueShard, stream: str, entry: str, data: bytes, reason: DeadLetterReason) -> str:
     """Store a dead letter, in place of the oldest one if there are too many.
 
     Args:
-        server: The queue server.
+        shard: The shard of the job.
         stream: The stream that the job was in.
         entry: Its entry there.
         data: The packed job.
@@ -49,33 +51,41 @@ def add(server: RedisClient, stream: str, entry: str, data: bytes, reason: DeadL
         The dead letter's id.
     """
     arguments = (stream, entry, reason, data, MAX_DEAD_LETTERS)
-    id_ = server.run_script(upkeep_scripts.DEAD_LETTER, SHARD.dead, *arguments)
-    return str(id_.decode())
+    id_ = shard.run_script(upkeep_scripts.DEAD_LETTER, shard.keys.dead, *arguments)
+    return _letter_id(shard, id_)
 
 
-def list_all(server: RedisClient) -> list[DeadLetter]:
-    """All dead letters, the newest first."""
-    with server.session() as client:
-        entries: Any = client.xrevrange(SHARD.dead[0])
-    return [
-        DeadLetter(
-            id_.decode(),
-            fields[b"stream"].decode(),
-            fields[b"reason"].decode(),
-            int(fields[b"size"]),
+def list_all(shards: Sequence[QueueShard]) -> list[DeadLetter]:
+    """All dead letters, the newest first.
+
+    Raises:
+        QueueUnavailableError: If a shard is unavailable.
+    """
+    letters: list[DeadLetter] = []
+    for shard in shards:
+        with shard.session() as client:
+            entries: Any = client.xrevrange(shard.keys.dead[0])
+        letters += (
+            DeadLetter(
+                _letter_id(shard, id_),
+                int(id_.partition(b"-")[0]),
+                fields[b"stream"].decode(),
+                fields[b"reason"].decode(),
+                int(fields[b"size"]),
+            )
+            for id_, fields in entries
         )
-        for id_, fields in entries
-    ]
+    return sorted(letters, key=lambda letter: -letter.time_ms)
 
 
-def count(server: RedisClient) -> int:
-    """The number of dead letters."""
-    with server.session() as client:
-        number: Any = client.xlen(SHARD.dead[0])
+def count(shard: QueueShard) -> int:
+    """The number of dead letters of a shard."""
+    with shard.session() as client:
+        number: Any = client.xlen(shard.keys.dead[0])
     return int(number)
 
 
-def read(server: RedisClient, id_: str) -> tuple[Job, list[Item]]:
+def read(shards: Sequence[QueueShard], id_: str) -> tuple[Job, list[Item]]:
     """The job of a dead letter and its inputs.
 
     Raises:
@@ -83,18 +93,34 @@ def read(server: RedisClient, id_: str) -> tuple[Job, list[Item]]:
         CorruptDataError: If the job fails its checksum.
         IncompatibleFormatError: If another release wrote it.
     """
-    with server.session() as client:
-        data = cast(bytes | None, client.hget(SHARD.dead[1], id_))
+    shard, entry = _find(shards, id_)
+    with shard.session() as client:
+        data = cast(bytes | None, client.hget(shard.keys.dead[1], entry))
     if data is None:
         raise UnknownResourceError(f"no dead letter {id_}")
     return unpack_job(data)
 
 
-def delete(server: RedisClient, id_: str) -> None:
+def delete(shards: Sequence[QueueShard], id_: str) -> None:
     """Delete a dead letter.
 
     Raises:
         UnknownResourceError: If there is no such dead letter.
     """
-    if not server.run_script(upkeep_scripts.DELETE_DEAD_LETTER, SHARD.dead, id_):
+    shard, entry = _find(shards, id_)
+    if not shard.run_script(upkeep_scripts.DELETE_DEAD_LETTER, shard.keys.dead, entry):
         raise UnknownResourceError(f"no dead letter {id_}")
+
+
+def _letter_id(shard: QueueShard, entry: bytes) -> str:
+    """The id of a letter: that of its entry, after the tag of any shard but the first."""
+    return f"{shard.tag}:{entry.decode()}" if shard.number else entry.decode()
+
+
+def _find(shards: Sequence[QueueShard], id_: str) -> tuple[QueueShard, str]:
+    """The shard of a letter, and its entry there."""
+    tag, _, entry = id_.rpartition(":")
+    for shard in shards:
+        if tag == (shard.tag if shard.number else ""):
+            return shard, entry
+    raise UnknownResourceError(f"no dead letter {id_} in {len(shards)} shards (queue_shards)")

@@ -22,6 +22,7 @@ class StreamEntry(NamedTuple):
             pending.
         payload: Name of the job's payload; empty if it has none.
         caller: Name of its caller; empty if nobody waits.
+        shard: Number of the shard that the stream is in.
     """
 
     stream: str
@@ -33,6 +34,12 @@ class StreamEntry(NamedTuple):
     data: bytes | None = None
     payload: str = ""
     caller: str = ""
+    shard: int = 0
+
+    @property
+    def key(self) -> tuple[int, str, str]:
+        """What tells it from all other entries."""
+        return self.shard, self.stream, self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,7 @@ class Delivery:
         payload: Name of its payload; empty if it has none.
         caller: Name of its caller; empty if nobody waits.
         inputs: How many inputs it has, as its entry says.
+        shard: Number of the shard that the stream is in.
     """
 
     stream: str
@@ -60,17 +68,18 @@ class Delivery:
     payload: str = ""
     caller: str = ""
     inputs: int = 0
+    shard: int = 0
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> tuple[int, str, str]:
         """What tells it from all other deliveries."""
-        return self.stream, self.entry
+        return self.shard, self.stream, self.entry
 
 
-def parse_entry(stream: str, id_: bytes, fields: Sequence[bytes] | None) -> StreamEntry:
+def parse_entry(stream: str, id_: bytes, fields: Sequence[bytes] | None, shard: int) -> StreamEntry:
     """An entry as it is in a reply; it has no fields if it was deleted while it was pending."""
     if not fields:
-        return StreamEntry(stream, id_.decode())
+        return StreamEntry(stream, id_.decode(), shard=shard)
     values = dict(zip(fields[::2], fields[1::2], strict=True))
     return StreamEntry(
         stream,
@@ -82,4 +91,5 @@ def parse_entry(stream: str, id_: bytes, fields: Sequence[bytes] | None) -> Stre
         values.get(b"m"),
         values.get(b"k", b"").decode(),
         values.get(b"u", b"").decode(),
+        shard,
     )

@@ -5,7 +5,7 @@ from typing import Final
 
 from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue import scripts, streams
-from stitchwork.queue.keys import SHARD
+from stitchwork.queue.keys import ShardKeys
 from stitchwork.queue.outages import log_outage
 from stitchwork.redis.async_client import AsyncRedisClient
 from stitchwork.redis.commands import script_command
@@ -13,11 +13,12 @@ from stitchwork.redis.commands import script_command
 POLL_SECONDS: Final = 0.05
 
 
-async def drain(client: AsyncRedisClient, seconds: float) -> bool:
-    """Wait until every job that was admitted before this call is answered or cancelled.
+async def drain(client: AsyncRedisClient, shard: ShardKeys, seconds: float) -> bool:
+    """Wait until every job of a shard that was admitted before this call is answered or cancelled.
 
     Args:
-        client: A client of the queue server.
+        client: A client of the shard's server.
+        shard: Its keys.
         seconds: How long to wait at most.
 
     Returns:
@@ -26,7 +27,7 @@ async def drain(client: AsyncRedisClient, seconds: float) -> bool:
     try:
         before = await client.now_ms()
         async with asyncio.timeout(seconds):
-            while await _has_unanswered(client, before):  # noqa: ASYNC110 state of others
+            while await _has_unanswered(client, shard, before):  # noqa: ASYNC110 state of others
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
         return False
@@ -35,10 +36,10 @@ async def drain(client: AsyncRedisClient, seconds: float) -> bool:
     return True
 
 
-async def _has_unanswered(client: AsyncRedisClient, before_ms: int) -> bool:
-    (reply,) = await client.execute(("HGETALL", SHARD.encoders))
+async def _has_unanswered(client: AsyncRedisClient, shard: ShardKeys, before_ms: int) -> bool:
+    (reply,) = await client.execute(("HGETALL", shard.encoders))
     commands = [
-        script_command(scripts.HAS_UNANSWERED, (SHARD.stream(name),), before_ms)
+        script_command(scripts.HAS_UNANSWERED, (shard.stream(name),), before_ms)
         for encoder in streams.parse_encoders(reply)
         for name in encoder.names
     ]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from stitchwork.queue import streams
-from stitchwork.queue.keys import SHARD
+from stitchwork.queue.keys import ShardKeys
 from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.redis.async_client import AsyncRedisClient
@@ -35,19 +35,23 @@ class EncoderLoads:
     """The pace of each encoder, and the work on it in the last seconds."""
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[int, Mapping[str, EncoderSample]]] = deque()
+        self._samples: dict[int, deque[tuple[int, Mapping[str, EncoderSample]]]] = {}
         self._capacities: dict[str, tuple[Sequence[WorkerStatus], float]] = {}
 
-    async def refresh(self, client: AsyncRedisClient) -> None:
-        """Read the current state of all encoders.
+    async def refresh(self, client: AsyncRedisClient, shard: ShardKeys) -> None:
+        """Read the current state of the encoders of a shard.
+
+        Args:
+            client: A client of the shard's server.
+            shard: Its keys.
 
         Raises:
             QueueUnavailableError: If the queue server is unavailable.
         """
         now_ms = await client.now_ms()
-        (reply,) = await client.execute(("HGETALL", SHARD.encoders))
+        (reply,) = await client.execute(("HGETALL", shard.encoders))
         encoders = list(streams.parse_encoders(reply))
-        commands = [("HMGET", SHARD.pace(encoder.encoder), "ms", "work") for encoder in encoders]
+        commands = [("HMGET", shard.pace(encoder.encoder), "ms", "work") for encoder in encoders]
         rows = await client.execute(*commands) if commands else []
         self.add(
             now_ms,
@@ -57,19 +61,29 @@ class EncoderLoads:
                 )
                 for encoder, (pace, work) in zip(encoders, rows, strict=True)
             },
+            shard.number,
         )
 
-    def add(self, now_ms: int, sample: Mapping[str, EncoderSample]) -> None:
-        """Add a sample of all encoders."""
-        self._samples.append((now_ms, sample))
-        while len(self._samples) > 2 and now_ms - self._samples[1][0] >= WINDOW_MS:
-            self._samples.popleft()
+    def add(self, now_ms: int, sample: Mapping[str, EncoderSample], shard: int = 0) -> None:
+        """Add a sample of the encoders of a shard, taken at a time of its server."""
+        samples = self._samples.setdefault(shard, deque())
+        samples.append((now_ms, sample))
+        while len(samples) > 2 and now_ms - samples[1][0] >= WINDOW_MS:
+            samples.popleft()
+        self._capacities.clear()
+
+    def discard(self, shard: int) -> None:
+        """Forget the samples of a shard whose server does not answer."""
+        self._samples.pop(shard, None)
         self._capacities.clear()
 
     def max_job_cost(self, encoder: str) -> float:
         """The largest cost of a job of several inputs of an encoder."""
-        current = self._samples[-1][1].get(encoder) if self._samples else None
-        return MAX_JOB_MS / current.pace if current and current.pace else float("inf")
+        for samples in self._samples.values():
+            current = samples[-1][1].get(encoder)
+            if current and current.pace:
+                return MAX_JOB_MS / current.pace
+        return float("inf")
 
     def capacity(
         self, encoder: str, requirement: ModelRequirement, workers: Sequence[WorkerStatus]
@@ -98,14 +112,13 @@ class EncoderLoads:
 
     def _usages(self) -> dict[str, tuple[ModelRequirement, float]]:
         """Requirement and workers in use of each encoder, over the window."""
-        if len(self._samples) < 2:
-            return {}
-        (first_ms, first), (last_ms, last) = self._samples[0], self._samples[-1]
-        elapsed_ms = max(1, last_ms - first_ms)
         usages = {}
-        for name, sample in last.items():
-            before = first[name].work_ms if name in first else 0
-            usages[name] = sample.requirement, max(0, sample.work_ms - before) / elapsed_ms
+        for samples in self._samples.values():
+            (first_ms, first), (last_ms, last) = samples[0], samples[-1]
+            elapsed_ms = max(1, last_ms - first_ms)
+            for name, sample in last.items() if len(samples) > 1 else ():
+                before = first[name].work_ms if name in first else 0
+                usages[name] = sample.requirement, max(0, sample.work_ms - before) / elapsed_ms
         return usages
 
 

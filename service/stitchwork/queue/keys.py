@@ -1,7 +1,7 @@
 """The names of the queue server's keys.
 
-All keys of a shard have its hash tag, so that a script may use several of them on a cluster. There
-is one shard, `{q0}`; its keys, after that tag:
+All keys of a shard have its hash tag, so that a script may use several of them on a cluster. The
+shards are `{q0}`, `{q1}` and so on; the keys of each, after that tag:
 
 encoders                      hash of the encoders that have streams: encoder → classes:model
 jobs:{encoder}:{class}        stream of the jobs of one encoder and class of callers, with the
@@ -26,16 +26,16 @@ dead, dead-jobs               stream of dead letters, and hash of their jobs
 
 from typing import Final, NamedTuple
 
-from stitchwork.redis.connections import PREFIX
+from stitchwork.redis.connections import PREFIX, QUEUE_TAGS
 
 GROUP: Final = "workers"
 
 
-class Shard(NamedTuple):
+class ShardKeys(NamedTuple):
     """The keys of one shard.
 
     Attributes:
-        number: Its number, which is its hash tag.
+        number: Its number.
     """
 
     number: int = 0
@@ -109,10 +109,7 @@ class Shard(NamedTuple):
         return self._key(f"enqueued:{job}:{step}")
 
     def _key(self, name: str) -> str:
-        return f"{PREFIX}{{q{self.number}}}:{name}"
-
-
-SHARD: Final = Shard()
+        return f"{PREFIX}{{{QUEUE_TAGS[self.number]}}}:{name}"
 
 
 def stream_name(encoder: str, caller_class: int = 0) -> str:

@@ -3,30 +3,29 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from stitchwork.background import PeriodicTask
 from stitchwork.errors import UnavailableError
 from stitchwork.queue import scripts
-from stitchwork.queue.keys import SHARD
 from stitchwork.queue.outages import log_outage
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.shards import QueueShard, answering
 
 log = logging.getLogger(__name__)
 
 RELEASED_IDLE_MS: Final = 24 * 3600 * 1000
 """An idle time beyond every lease."""
 
-Entry = tuple[str, str]
-"""A stream and the id of an entry in it."""
+Entry = tuple[int, str, str]
+"""The number of a shard, a stream in it, and the id of an entry there."""
 
 
 class Leases:
     """Renews leases from its own thread, as long as the work makes progress.
 
     Args:
-        server: The queue server.
+        shards: The shards of the queue.
         name: The worker's name in the consumer groups.
         lease: Seconds after which a job whose lease is not renewed goes to another worker.
         hang: Seconds without progress after which the work counts as hanging.
@@ -38,14 +37,14 @@ class Leases:
 
     def __init__(
         self,
-        server: RedisClient,
+        shards: Sequence[QueueShard],
         name: str,
         *,
         lease: float,
         hang: float,
         on_hang: Callable[[], None],
     ) -> None:
-        self._server = server
+        self._shards = shards
         self._name = name
         self._lease = lease
         self._hang = hang
@@ -94,7 +93,7 @@ class Leases:
         """End all leases at once, so that other workers need not wait until they expire."""
         with self._lock:
             entries, self._entries = self._entries, set()
-        self._renew(entries, RELEASED_IDLE_MS)
+        self._renew_all(entries, RELEASED_IDLE_MS)
 
     def _run(self) -> None:
         """Renew all leases, or release them if the work hangs."""
@@ -106,16 +105,27 @@ class Leases:
                 log.critical("forward pass timed out", extra={"effect": "its jobs are released"})
                 self.release()
             else:
-                self._renew(entries, 0)
+                self._renew_all(entries, 0)
         except UnavailableError as error:
             log_outage(error)
         if hangs:
             self._on_hang()
 
-    def _renew(self, entries: set[Entry], idle_ms: int) -> None:
-        by_stream: dict[str, list[str]] = {}
-        for name, entry in entries:
-            by_stream.setdefault(name, []).append(entry)
-        for name, ids in by_stream.items():
-            keys = (SHARD.stream(name),)
-            self._server.run_script(scripts.RENEW, keys, self._name, idle_ms, *ids)
+    def _renew_all(self, entries: set[Entry], idle_ms: int) -> None:
+        """Set the idle time of entries, on all shards that answer."""
+        by_shard: dict[int, dict[str, list[str]]] = {}
+        for number, name, entry in entries:
+            by_shard.setdefault(number, {}).setdefault(name, []).append(entry)
+        failure: UnavailableError | None = None
+        for shard in answering(self._shards):
+            try:
+                self._renew(shard, by_shard.get(shard.number, {}), idle_ms)
+            except UnavailableError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    def _renew(self, shard: QueueShard, streams: dict[str, list[str]], idle_ms: int) -> None:
+        for name, ids in streams.items():
+            keys = (shard.keys.stream(name),)
+            shard.run_script(scripts.RENEW, keys, self._name, idle_ms, *ids)

@@ -1,53 +1,21 @@
-"""The API's side of the queue: admission, replies, deadlines, cancellation.
-
-Everything happens on the event loop. What its callers ask for in one turn goes to the server in one
-packet, and one call that blocks there brings all replies.
-"""
+"""The API's side of the queue: each job goes to the shard of its encoder."""
 
 import asyncio
-import logging
 from collections.abc import Sequence
-from itertools import count
 from typing import Final
 
-from stitchwork.background import AsyncPeriodicTask
-from stitchwork.errors import (
-    CorruptDataError,
-    NoWorkerError,
-    QueueUnavailableError,
-    StitchworkError,
-    UnavailableError,
-)
-from stitchwork.queue import streams, upkeep_scripts, worker_registry
-from stitchwork.queue.admission import AdmissionLimits, Part, Parts, smallest_requests
-from stitchwork.queue.admitter import Admitter
-from stitchwork.queue.callers import CALLER
-from stitchwork.queue.costs import item_cost
-from stitchwork.queue.drain import drain
+from stitchwork.errors import NoWorkerError, QueueUnavailableError
+from stitchwork.queue import streams, worker_registry
 from stitchwork.queue.encoder_loads import EncoderLoads
-from stitchwork.queue.full_queues import FullQueues
-from stitchwork.queue.keys import SHARD
-from stitchwork.queue.messages import Job, Reply, pack_job, unpack_reply
+from stitchwork.queue.messages import Job, Reply
 from stitchwork.queue.outages import log_outage
-from stitchwork.queue.pending_requests import PartError, PendingRequest, shift_pointer
-from stitchwork.queue.requirements import ModelRequirement
-from stitchwork.queue.unserved_requests import RESTART_SECONDS, UnservedRequests
-from stitchwork.queue.upkeep import remove_expired
+from stitchwork.queue.shard_producer import ProducerLimits, ShardProducer
+from stitchwork.queue.shards import QueueShard, shard_of
+from stitchwork.queue.unserved_requests import RESTART_SECONDS
 from stitchwork.queue.worker_registry import WorkerStatus
-from stitchwork.redis.async_client import AsyncRedisClient
-from stitchwork.redis.client import RedisClient
 from stitchwork.resources import EncoderSpec, Item, Registration, encoder_key
 from stitchwork.telemetry import Metrics
-from stitchwork.telemetry.request_context import CALLERS
 
-log = logging.getLogger(__name__)
-
-HEARTBEAT_SECONDS: Final = 1.0
-READ_SECONDS: Final = 5.0
-"""How long one call waits for replies at the server."""
-RETRY_SECONDS: Final = 1.0
-MAX_REPLIES: Final = 256
-"""Replies that are fetched at once."""
 FULL_SECONDS: Final = 0.1
 
 
@@ -55,12 +23,12 @@ class Producer:
     """Adds jobs to their streams and delivers each reply to the caller that awaits it.
 
     Every caller gets an answer: the reply, the deadline, or the error that the queue is
-    unavailable.
+    unavailable. A shard whose server is away concerns the encoders of that shard only.
 
     Args:
-        server: The queue server.
+        shards: The shards of the queue.
         max_jobs: Jobs that may wait for one encoder.
-        max_bytes: Size of all queued jobs.
+        max_bytes: Size of all queued jobs of a shard.
         max_wait_seconds: Longest time in seconds that a job is expected to wait for a worker.
         worker_ttl_seconds: Seconds without a heartbeat after which a worker counts as dead.
         worker_restart_seconds: Seconds that jobs wait once the last worker that takes them is gone.
@@ -70,14 +38,13 @@ class Producer:
             read again, unless one of its jobs is done.
 
     Attributes:
+        shards: The shards of the queue.
         tasks: Its background tasks.
-        is_connected: Whether the queue server answered the last heartbeat.
-        known_workers: The status of every live worker at that time.
     """
 
     def __init__(
         self,
-        server: RedisClient,
+        shards: Sequence[QueueShard],
         *,
         max_jobs: int,
         max_bytes: int,
@@ -88,107 +55,61 @@ class Producer:
         metrics: Metrics | None = None,
         full_seconds: float = FULL_SECONDS,
     ) -> None:
-        self.server = server
-        self._max_jobs = max_jobs
-        self._max_bytes = max_bytes
-        self._max_wait_ms = int(max_wait_seconds * 1000)
+        self.shards = tuple(shards)
         self._worker_ttl = worker_ttl_seconds
-        self.is_connected = False
-        self.known_workers: list[WorkerStatus] = []
         self._loads = EncoderLoads()
-        self._full = FullQueues(full_seconds)
-        self._name = streams.new_id()
-        self._numbers = count()
-        self._client = AsyncRedisClient.of(server)
-        self._blocking = self._client.blocking(READ_SECONDS)
-        self._waiting: dict[str, tuple[PendingRequest, int]] = {}
-        self._unserved = UnservedRequests(self._client, worker_ttl_seconds, worker_restart_seconds)
-        self._admitter = Admitter(
-            self._client,
-            self._name,
-            caller_classes,
-            limits=self._limits,
-            on_full=self._full.add,
-            metrics=metrics or Metrics(),
+        name, metrics = streams.new_id(), metrics or Metrics()
+        limits = ProducerLimits(
+            max_jobs,
+            max_bytes,
+            int(max_wait_seconds * 1000),
+            worker_ttl_seconds,
+            worker_restart_seconds,
+            full_seconds,
         )
-        self.tasks = (
-            AsyncPeriodicTask("replies", self._read, 0.0),
-            AsyncPeriodicTask("queue-heartbeat", self._beat, HEARTBEAT_SECONDS),
-            AsyncPeriodicTask("upkeep", self._remove_expired, HEARTBEAT_SECONDS),
-        )
+        self._producers = [
+            ShardProducer(
+                shard, name, self._loads, limits, caller_classes=caller_classes, metrics=metrics
+            )
+            for shard in self.shards
+        ]
+        self.tasks = tuple(task for producer in self._producers for task in producer.tasks)
+
+    @property
+    def known_workers(self) -> list[WorkerStatus]:
+        """The status of every worker that was live at the last heartbeats."""
+        return worker_registry.unite(producer.known_workers for producer in self._producers)
+
+    @property
+    def connected_workers(self) -> list[WorkerStatus]:
+        """Those of them that take jobs from a shard whose server answered."""
+        connected = [producer for producer in self._producers if producer.is_connected]
+        return worker_registry.unite(producer.known_workers for producer in connected)
+
+    @property
+    def unavailable_shards(self) -> list[str]:
+        """The tags of the shards whose servers did not answer the last heartbeat."""
+        return [producer.shard.tag for producer in self._producers if not producer.is_connected]
 
     async def start(self) -> None:
         """Begin to read replies and to send heartbeats."""
-        for task in self.tasks:
-            task.start()
+        for producer in self._producers:
+            await producer.start()
 
     async def stop(self) -> None:
         """Stop reading; callers that still wait get an error."""
-        for task in self.tasks:
-            await task.stop()
-        self._fail_all(QueueUnavailableError("the service is shutting down"))
-        await self._admitter.settle()
-        try:
-            await self._client.execute(
-                ("ZREM", SHARD.apis, self._name), ("DEL", SHARD.replies(self._name))
-            )
-        except QueueUnavailableError as error:
-            log_outage(error, "the entries of this process are removed when they expire")
-        await self._blocking.close()
-        await self._client.close()
+        await asyncio.gather(*(producer.stop() for producer in self._producers))
 
     async def run(self, job: Job, items: Sequence[Item], seconds: float) -> Reply:
-        """Have a worker do a job, and wait for its reply; see `run_all`."""
+        """Have a worker do a job, and wait for its reply; see `ShardProducer.run_all`."""
         (reply,) = await self.run_all(job, (items,), seconds)
         return reply
 
     async def run_all(
         self, job: Job, parts: Sequence[Sequence[Item]], seconds: float
     ) -> list[Reply]:
-        """Have workers do a request of one or more jobs, and wait for all replies.
-
-        All jobs are admitted, or none. If one fails, or the caller leaves, the others are taken
-        out of the queue.
-
-        Args:
-            job: What all jobs do; their ids and reply address are set here.
-            parts: The inputs of each job.
-            seconds: Seconds until the deadline.
-
-        Returns:
-            Replies without an error, in the order of the jobs.
-
-        Raises:
-            QueueFullError: If the queue is full, or the deadline too short for the inputs.
-            NoWorkerError: If no live worker takes work for its encoder, or the last one is gone.
-            QueueUnavailableError: If the queue server is, or becomes, unavailable.
-            DeadlineExceededError: If a reply does not come in time.
-            StitchworkError: The error that a worker answered; the pointer of an
-                `InvalidInputError` counts from the request's first input.
-        """
-        if job.encoder:
-            await self._check_workers(job.encoder)
-        request = self._make_request(job, parts, seconds)
-        for index, part in enumerate(request.parts.parts):
-            self._waiting[part.id] = (request, index)
-        self._admitter.admit(request)
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(seconds, request.expire, seconds)
-        try:
-            replies = await request.future
-        except PartError as failure:
-            raise shift_pointer(failure, parts) from failure
-        except QueueUnavailableError:
-            # Nothing can be cancelled.
-            request.entries.clear()
-            raise
-        finally:
-            timer.cancel()
-            for part in request.parts.parts:
-                self._waiting.pop(part.id, None)
-            self._admitter.cancel(request)
-        self._full.discard(request)
-        return replies
+        """Have workers do a request of one or more jobs; see `ShardProducer.run_all`."""
+        return await self._producer_of(job.stream).run_all(job, parts, seconds)
 
     def enqueue_registration(self, registration: Registration) -> None:
         """Enqueue the next step of a registration, which a worker otherwise resumes later.
@@ -196,7 +117,7 @@ class Producer:
         Blocks for two short calls to the server.
         """
         try:
-            streams.enqueue_registration(self.server, registration)
+            streams.enqueue_registration(self.shards, registration)
         except QueueUnavailableError as error:
             log_outage(error, "a worker resumes the registration later")
 
@@ -206,36 +127,30 @@ class Producer:
         Raises:
             QueueFullError: If the queue of the encoder was full.
         """
-        self._full.check(encoder)
+        self._producer_of(encoder_key(encoder)).check_room(encoder)
 
     async def check_admission(self, encoder: EncoderSpec, seconds: float) -> None:
         """Raise, before inputs are read, if not even one of them would be admitted.
 
-        Takes a call to the queue server.
-
-        Args:
-            encoder: The encoder.
-            seconds: Seconds until the deadline.
-
-        Raises:
-            QueueFullError: If the queue of the encoder is full, or the deadline too short.
-            NoWorkerError: If no live worker takes work for the encoder.
-            QueueUnavailableError: If the queue server is unavailable.
+        See `ShardProducer.check_admission`.
         """
-        await self._check_workers(encoder)
-        trials = smallest_requests(int(seconds * 1000), CALLER.get())
-        requirement = ModelRequirement.of(encoder)
-        await self._admitter.check_room(encoder_key(encoder), requirement, trials)
+        await self._producer_of(encoder_key(encoder)).check_admission(encoder, seconds)
 
     async def check_any_worker(self) -> None:
         """Raise, before it is known which encoder a request is for, if there is no live worker.
 
         Raises:
             NoWorkerError: If there is none.
-            QueueUnavailableError: If the queue server is unavailable.
+            QueueUnavailableError: If no shard of the queue is available.
         """
-        if not self.known_workers:
-            await self._refresh_workers()
+        failures: list[QueueUnavailableError] = []
+        for producer in () if self.known_workers else self._producers:
+            try:
+                await producer.refresh_workers()
+            except QueueUnavailableError as error:
+                failures.append(error)
+        if len(failures) == len(self._producers):
+            raise failures[0]
         if not self.known_workers:
             raise NoWorkerError("no worker is live")
 
@@ -244,12 +159,12 @@ class Producer:
         return self._loads.max_job_cost(job.stream)
 
     def workers(self) -> list[WorkerStatus]:
-        """The status of every live worker, by a blocking call.
+        """The status of every live worker, by blocking calls.
 
         Raises:
-            QueueUnavailableError: If the queue server is unavailable.
+            QueueUnavailableError: If no shard of the queue is available.
         """
-        return worker_registry.live_workers(self.server, self._worker_ttl)
+        return worker_registry.live_workers(self.shards, self._worker_ttl)
 
     async def drain(self, seconds: float) -> bool:
         """Wait until every job that was admitted before this call is answered or cancelled.
@@ -257,88 +172,8 @@ class Producer:
         Returns:
             False if it was not within these seconds.
         """
-        return await drain(self._client, seconds)
+        waits = (producer.drain(seconds) for producer in self._producers)
+        return all(await asyncio.gather(*waits))
 
-    async def _check_workers(self, encoder: EncoderSpec) -> None:
-        self.check_room(encoder)
-        requirement = ModelRequirement.of(encoder)
-        if worker_registry.count_accepting(self.known_workers, requirement):
-            return
-        # The list is up to a second old; nobody is refused on that alone.
-        await self._refresh_workers()
-        worker_registry.check_accepting(self.known_workers, requirement)
-
-    async def _refresh_workers(self) -> None:
-        """Send the heartbeat of this process, and list the workers."""
-        keys, arguments = worker_registry.live_workers_arguments(self._worker_ttl, self._name)
-        reply = await self._client.run_script(upkeep_scripts.LIVE_WORKERS, keys, *arguments)
-        self.known_workers = worker_registry.parse_statuses(reply)
-
-    def _make_request(
-        self, job: Job, parts: Sequence[Sequence[Item]], seconds: float
-    ) -> PendingRequest:
-        request_id = traceparent = None
-        for caller in CALLERS.get():
-            request_id, traceparent = caller.request_id, caller.traceparent
-        packed = []
-        for items in parts:
-            id_ = f"{self._name}{next(self._numbers):x}"
-            data = pack_job(job, items, id_, self._name, request_id, traceparent)
-            cost = sum(item_cost(item, job.encoder) for item in items)
-            packed.append(Part(id_, data, len(items), cost))
-        request = Parts(packed, int(seconds * 1000), CALLER.get())
-        return PendingRequest(request, job.stream, ModelRequirement.of(job.encoder))
-
-    def _limits(self, encoder: str, requirement: ModelRequirement) -> AdmissionLimits:
-        workers = worker_registry.count_accepting(self.known_workers, requirement)
-        capacity = self._loads.capacity(encoder, requirement, self.known_workers)
-        limits = (self._max_jobs, self._max_bytes, self._max_wait_ms)
-        return AdmissionLimits(*limits, workers, capacity)
-
-    async def _read(self) -> None:
-        """Wait for replies, and deliver them."""
-        command = ("BLMPOP", READ_SECONDS, 1, SHARD.replies(self._name), "LEFT")
-        try:
-            # A batch is answered at once: all replies that have come are fetched together.
-            (popped,) = await self._blocking.send((*command, "COUNT", MAX_REPLIES))
-        except UnavailableError as error:
-            self._fail_all(QueueUnavailableError(f"the job was lost: {error.message}"))
-            log_outage(error, "waiting callers get an error")
-            await asyncio.sleep(RETRY_SECONDS)
-            return
-        for data in popped[1] if popped else ():
-            self._deliver(data)
-
-    async def _beat(self) -> None:
-        """Send a heartbeat and list the workers; a server that refuses may still take jobs."""
-        try:
-            await self._refresh_workers()
-            await self._loads.refresh(self._client)
-            await self._unserved.refuse({r for r, _ in self._waiting.values()}, self.known_workers)
-            self.is_connected = True
-        except QueueUnavailableError as error:
-            self.is_connected = False
-            log_outage(error, "no heartbeat was sent")
-
-    async def _remove_expired(self) -> None:
-        """Remove what dead processes left."""
-        try:
-            await remove_expired(self._client)
-        except QueueUnavailableError as error:
-            log_outage(error, "what dead processes left is removed later")
-
-    def _deliver(self, data: bytes) -> None:
-        try:
-            reply = unpack_reply(data)
-        except CorruptDataError as error:
-            # Its job is unknown; the caller's answer is the deadline.
-            log.error("reply corrupt", extra={"reason": error.message})
-            return
-        request, index = self._waiting.pop(reply.job, (None, 0))
-        if request is not None:
-            request.receive(index, reply)
-
-    def _fail_all(self, error: StitchworkError) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for request, _ in waiting.values():
-            request.fail(error)
+    def _producer_of(self, encoder: str) -> ShardProducer:
+        return self._producers[shard_of(self.shards, encoder).number]

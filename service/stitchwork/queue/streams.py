@@ -1,7 +1,7 @@
 """Operations on the streams of jobs by blocking calls, which the API and the workers share."""
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from stitchwork.queue import admission_scripts, scripts
@@ -17,10 +17,10 @@ from stitchwork.queue.admission import (
 )
 from stitchwork.queue.callers import NOBODY
 from stitchwork.queue.costs import item_cost
-from stitchwork.queue.keys import SHARD, stream_name
+from stitchwork.queue.keys import stream_name
 from stitchwork.queue.messages import Job, registration_job
 from stitchwork.queue.requirements import ModelRequirement
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.shards import QueueShard, shard_of
 from stitchwork.redis.commands import script_command
 from stitchwork.resources import EncoderSpec, Item, Registration, encoder_key
 
@@ -37,11 +37,13 @@ class EncoderStreams(NamedTuple):
         encoder: Key of the encoder.
         requirement: What its jobs require of a worker.
         names: The streams, one for each class of callers.
+        shard: Number of the shard that they are in.
     """
 
     encoder: str
     requirement: ModelRequirement
     names: tuple[str, ...]
+    shard: int = 0
 
 
 class StreamBacklog(NamedTuple):
@@ -73,7 +75,7 @@ def new_id() -> str:
 
 
 def admit(
-    server: RedisClient,
+    shard: QueueShard,
     job: Job,
     data: bytes,
     items: int,
@@ -84,7 +86,7 @@ def admit(
     """Add a job to its stream, unless a limit is reached.
 
     Args:
-        server: The queue server.
+        shard: The shard.
         job: The job.
         data: The packed job.
         items: How many inputs it has, each of which costs one unit.
@@ -100,31 +102,32 @@ def admit(
     """
     request = Parts((Part(job.id, data, items, items),), timeout_ms)
     keys, arguments = admit_arguments(
-        job.stream, 1, (request,), api=job.reply_to or "", limits=limits
+        shard.keys, job.stream, 1, (request,), api=job.reply_to or "", limits=limits
     )
-    created_keys, created = create_arguments(job.stream, ModelRequirement.of(job.encoder), 1)
+    requirement = ModelRequirement.of(job.encoder)
+    created_keys, created = create_arguments(shard.keys, job.stream, requirement, 1)
     create = script_command(admission_scripts.CREATE_STREAMS, created_keys, *created)
     while True:
-        (result,) = server.run_script(admission_scripts.ADMIT, keys, *arguments)
+        (result,) = shard.run_script(admission_scripts.ADMIT, keys, *arguments)
         admitted = parse_admission(result, limits, NOBODY)
         if admitted is not None:
             return admitted.entries[0]
-        server.execute(create)
+        shard.execute(create)
 
 
-def cancel(server: RedisClient, job: Job, entry: str) -> bool:
+def cancel(shard: QueueShard, job: Job, entry: str) -> bool:
     """Remove a job from its stream; False if it has been answered already.
 
     Raises:
         QueueUnavailableError: If the server is unavailable.
     """
-    keys, arguments = cancel_arguments(stream_name(job.stream), ((entry, ""),))
-    (result,) = server.run_script(admission_scripts.CANCEL, keys, *arguments)
+    keys, arguments = cancel_arguments(shard.keys, stream_name(job.stream), ((entry, ""),))
+    (result,) = shard.run_script(admission_scripts.CANCEL, keys, *arguments)
     return bool(result)
 
 
-def parse_encoders(reply: Any) -> Iterator[EncoderStreams]:
-    """The streams that exist, from the reply of HGETALL of the encoders.
+def parse_encoders(reply: Any, shard: int = 0) -> Iterator[EncoderStreams]:
+    """The streams of a shard that exist, from the reply of HGETALL of its encoders.
 
     It is a list by the second version of the protocol, and a dictionary by the third.
     """
@@ -133,21 +136,23 @@ def parse_encoders(reply: Any) -> Iterator[EncoderStreams]:
         encoder = name.decode()
         classes, _, requirement = value.decode().partition(":")
         names = tuple(stream_name(encoder, number) for number in range(int(classes)))
-        yield EncoderStreams(encoder, ModelRequirement.parse(requirement), names)
+        yield EncoderStreams(encoder, ModelRequirement.parse(requirement), names, shard)
 
 
-def all_streams(server: RedisClient) -> list[EncoderStreams]:
-    """The streams of each encoder."""
-    (reply,) = server.execute(("HGETALL", SHARD.encoders))
-    return list(parse_encoders(reply))
+def all_streams(shard: QueueShard) -> list[EncoderStreams]:
+    """The streams of each encoder of a shard."""
+    (reply,) = shard.execute(("HGETALL", shard.keys.encoders))
+    return list(parse_encoders(reply, shard.number))
 
 
-def stream_backlogs(server: RedisClient) -> dict[str, StreamBacklog]:
-    """The backlog of every encoder that has one, by its key."""
-    encoders = all_streams(server)
+def stream_backlogs(shard: QueueShard) -> dict[str, StreamBacklog]:
+    """The backlog of every encoder of a shard that has one, by its key."""
+    encoders = all_streams(shard)
     names = [name for streams in encoders for name in streams.names]
     replies = iter(
-        server.execute(*(script_command(scripts.BACKLOG, (SHARD.stream(name),)) for name in names))
+        shard.execute(
+            *(script_command(scripts.BACKLOG, (shard.keys.stream(name),)) for name in names)
+        )
     )
     backlogs = {}
     for streams in encoders:
@@ -161,8 +166,26 @@ def stream_backlogs(server: RedisClient) -> dict[str, StreamBacklog]:
     return backlogs
 
 
+def merge_backlogs(shards: Iterable[Mapping[str, StreamBacklog]]) -> dict[str, StreamBacklog]:
+    """The backlogs of several shards; an encoder is in two after the number of shards changed."""
+    merged: dict[str, StreamBacklog] = {}
+    for backlogs in shards:
+        for name, backlog in backlogs.items():
+            other = merged.get(name)
+            if other is None:
+                merged[name] = backlog
+                continue
+            waited = [b.waited_ms for b in (backlog, other) if b.waited_ms is not None]
+            merged[name] = backlog._replace(
+                jobs=backlog.jobs + other.jobs,
+                running=backlog.running + other.running,
+                waited_ms=max(waited, default=None),
+            )
+    return merged
+
+
 def record_work(
-    server: RedisClient, encoder: EncoderSpec, items: Sequence[Item], seconds: float
+    shards: Sequence[QueueShard], encoder: EncoderSpec, items: Sequence[Item], seconds: float
 ) -> None:
     """Record how long a registration took to embed inputs, from which waits are estimated.
 
@@ -170,17 +193,18 @@ def record_work(
         QueueUnavailableError: If the server is unavailable.
     """
     key, cost = encoder_key(encoder), sum(item_cost(item, encoder) for item in items)
-    keys, words = (SHARD.pace(key), SHARD.encoders), (seconds * 1000, cost, key, PACE_SECONDS)
-    server.run_script(scripts.RECORD_WORK, keys, *words)
+    shard = shard_of(shards, key)
+    keys = shard.keys.pace(key), shard.keys.encoders
+    shard.run_script(scripts.RECORD_WORK, keys, seconds * 1000, cost, key, PACE_SECONDS)
 
 
-def queued_bytes(server: RedisClient) -> int:
-    """Size of all queued jobs, in bytes."""
-    (size,) = server.execute(("GET", SHARD.bytes))
+def queued_bytes(shard: QueueShard) -> int:
+    """Size of all queued jobs of a shard, in bytes."""
+    (size,) = shard.execute(("GET", shard.keys.bytes))
     return int(size or 0)
 
 
-def enqueue_registration(server: RedisClient, registration: Registration) -> None:
+def enqueue_registration(shards: Sequence[QueueShard], registration: Registration) -> None:
     """Enqueue the next step of a registration; a second call within seconds has no effect.
 
     Raises:
@@ -188,7 +212,8 @@ def enqueue_registration(server: RedisClient, registration: Registration) -> Non
             later all the same.
     """
     job = registration_job(registration)
-    key = SHARD.enqueued(job.id, registration.done)
-    (is_first,) = server.execute(("SET", key, b"", "NX", "EX", ENQUEUED_SECONDS))
+    shard = shard_of(shards, job.stream)
+    key = shard.keys.enqueued(job.id, registration.done)
+    (is_first,) = shard.execute(("SET", key, b"", "NX", "EX", ENQUEUED_SECONDS))
     if is_first:
-        admit(server, job, job.pack(), 0, timeout_ms=REGISTRATION_TIMEOUT_MS)
+        admit(shard, job, job.pack(), 0, timeout_ms=REGISTRATION_TIMEOUT_MS)

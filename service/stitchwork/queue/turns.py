@@ -1,13 +1,13 @@
 """The encoders whose streams a worker reads, and the order in which it reads them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from stitchwork.queue import streams
 from stitchwork.queue.requirements import ModelRequirement
+from stitchwork.queue.shards import QueueShard, answering, read_shards
 from stitchwork.queue.streams import EncoderStreams
-from stitchwork.redis.client import RedisClient
 
 REFRESH_SECONDS: Final = 0.5
 MAX_DELAY: Final = 8
@@ -36,7 +36,7 @@ class EncoderTurns:
     encoder, each, before its next one: after a small request, another one is soon served.
 
     Args:
-        server: The queue server.
+        shards: The shards of the queue.
         takes: Whether the worker takes jobs of an encoder, given its key and what they require.
         patience: Seconds that jobs of an encoder wait before the worker takes them.
         clock: Returns the time in seconds.
@@ -44,12 +44,12 @@ class EncoderTurns:
 
     def __init__(
         self,
-        server: RedisClient,
+        shards: Sequence[QueueShard],
         takes: Callable[[str, ModelRequirement], bool],
         patience: Callable[[str], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._server = server
+        self._shards = shards
         self._takes = takes
         self._patience = patience
         self._clock = clock
@@ -61,7 +61,9 @@ class EncoderTurns:
         self._weight = 1.0
 
     def __iter__(self) -> Iterator[EncoderStreams]:
-        return iter(sorted(self._encoders, key=self._order))
+        shards = {shard.number for shard in answering(self._shards)}
+        encoders = [encoder for encoder in self._encoders if encoder.shard in shards]
+        return iter(sorted(encoders, key=self._order))
 
     def __len__(self) -> int:
         return len(self._encoders)
@@ -70,9 +72,11 @@ class EncoderTurns:
         """Update the list of encoders, at most every `REFRESH_SECONDS`."""
         if self._encoders and time.monotonic() - self._refreshed < REFRESH_SECONDS:
             return
+        lists, _ = read_shards(answering(self._shards), streams.all_streams)
         self._encoders = sorted(
             encoder
-            for encoder in streams.all_streams(self._server)
+            for encoders in lists
+            for encoder in encoders
             if self._takes(encoder.encoder, encoder.requirement)
         )
         self._refreshed = time.monotonic()

@@ -6,6 +6,7 @@ from typing import Final
 
 from stitchwork.errors import NoWorkerError
 from stitchwork.queue import upkeep_scripts, worker_registry
+from stitchwork.queue.keys import ShardKeys
 from stitchwork.queue.pending_requests import PendingRequest
 from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.queue.worker_registry import WorkerStatus
@@ -19,13 +20,21 @@ class UnservedRequests:
     """Refuses requests whose last worker is gone, and of which none is about to start.
 
     Args:
-        client: A client of the queue server.
+        client: A client of the server of a shard.
+        shard: The keys of the shard.
         worker_ttl: Seconds without a heartbeat after which a worker counts as dead.
         restart_seconds: Seconds that a request waits for another worker to start.
     """
 
-    def __init__(self, client: AsyncRedisClient, worker_ttl: float, restart_seconds: float) -> None:
+    def __init__(
+        self,
+        client: AsyncRedisClient,
+        shard: ShardKeys,
+        worker_ttl: float,
+        restart_seconds: float,
+    ) -> None:
         self._client = client
+        self._shard = shard
         self._worker_ttl = worker_ttl
         self._restart_seconds = restart_seconds
         self._since: dict[ModelRequirement, float] = {}
@@ -36,7 +45,7 @@ class UnservedRequests:
         """Refuse those that have waited long enough; to be called again and again.
 
         Args:
-            requests: All requests in the queue.
+            requests: All requests in the shard.
             workers: The live workers.
 
         Raises:
@@ -55,7 +64,7 @@ class UnservedRequests:
         }
         if not overdue:
             return
-        keys, arguments = worker_registry.starting_workers_arguments(self._worker_ttl)
+        keys, arguments = worker_registry.starting_workers_arguments(self._shard, self._worker_ttl)
         reply = await self._client.run_script(upkeep_scripts.LIVE_WORKERS, keys, *arguments)
         starting = worker_registry.parse_statuses(reply)
         for request in requests:

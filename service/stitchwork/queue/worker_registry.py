@@ -1,21 +1,18 @@
 """Live workers: their heartbeats, and the statuses that they publish."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from pydantic import ValidationError
 
-from stitchwork.background import PeriodicTask
-from stitchwork.errors import NoWorkerError, UnavailableError
+from stitchwork.errors import NoWorkerError
 from stitchwork.queue import upkeep_scripts
-from stitchwork.queue.keys import SHARD
+from stitchwork.queue.keys import ShardKeys
 from stitchwork.queue.messages import FORMAT
-from stitchwork.queue.outages import log_outage
 from stitchwork.queue.requirements import ModelRequirement
-from stitchwork.redis.client import RedisClient
-from stitchwork.redis.commands import script_command
+from stitchwork.queue.shards import QueueShard, read_shards
 from stitchwork.resources import Record
 
 log = logging.getLogger(__name__)
@@ -55,34 +52,52 @@ class WorkerStatus(Record):
         return any(fnmatchcase(model, pattern) for pattern in self.serves)
 
 
-def live_workers(server: RedisClient, seconds: float) -> list[WorkerStatus]:
-    """The workers with a heartbeat in the last seconds, by the server's clock.
+def live_workers(shards: Sequence[QueueShard], seconds: float) -> list[WorkerStatus]:
+    """The workers with a heartbeat in the last seconds, by the clocks of the servers.
 
     Args:
-        server: The queue server.
+        shards: The shards of the queue; those that do not answer are left out.
         seconds: Seconds without a heartbeat after which a worker counts as dead.
+
+    Raises:
+        QueueUnavailableError: If no shard answers.
     """
-    keys, arguments = live_workers_arguments(seconds)
-    return parse_statuses(server.run_script(upkeep_scripts.LIVE_WORKERS, keys, *arguments))
+
+    def read(shard: QueueShard) -> list[WorkerStatus]:
+        keys, arguments = live_workers_arguments(shard.keys, seconds)
+        return parse_statuses(shard.run_script(upkeep_scripts.LIVE_WORKERS, keys, *arguments))
+
+    return unite(read_shards(shards, read)[0])
 
 
-def live_workers_arguments(seconds: float, api: str = "") -> tuple[Sequence[str], tuple[Any, ...]]:
+def unite(workers: Iterable[Iterable[WorkerStatus]]) -> list[WorkerStatus]:
+    """The workers of several shards, each of which has a heartbeat in each shard."""
+    return list({worker.worker: worker for part in workers for worker in part}.values())
+
+
+def live_workers_arguments(
+    shard: ShardKeys, seconds: float, api: str = ""
+) -> tuple[Sequence[str], tuple[Any, ...]]:
     """Keys and arguments of `LIVE_WORKERS`.
 
     Args:
+        shard: The keys of the shard.
         seconds: Seconds without a heartbeat after which a worker counts as dead.
         api: The API process whose heartbeat this is, if it is one.
     """
-    return (SHARD.workers, SHARD.announced, SHARD.apis), (int(seconds * 1000), api)
+    return (shard.workers, shard.announced, shard.apis), (int(seconds * 1000), api)
 
 
-def starting_workers_arguments(seconds: float) -> tuple[Sequence[str], tuple[Any, ...]]:
+def starting_workers_arguments(
+    shard: ShardKeys, seconds: float
+) -> tuple[Sequence[str], tuple[Any, ...]]:
     """Keys and arguments of `LIVE_WORKERS`, for the workers that are starting.
 
     Args:
+        shard: The keys of the shard.
         seconds: Seconds without a heartbeat after which such a worker counts as dead.
     """
-    return (SHARD.starting, SHARD.announced, SHARD.apis), (int(seconds * 1000), "")
+    return (shard.starting, shard.announced, shard.apis), (int(seconds * 1000), "")
 
 
 def parse_statuses(reply: Sequence[bytes | None]) -> list[WorkerStatus]:
@@ -130,101 +145,6 @@ def check_accepting(
         )
     number = f" ({len(workers)} live)" if workers else ""
     raise NoWorkerError(f"no live worker takes work for {model}{number}")
-
-
-class StartAnnouncement:
-    """Announces, from its own thread, that a worker is starting: what waits for one waits for it.
-
-    Args:
-        server: The queue server.
-        ttl: Seconds without a heartbeat after which a worker counts as dead.
-        status: What the worker will take work for, as far as it is known.
-    """
-
-    def __init__(self, server: RedisClient, ttl: float, status: WorkerStatus) -> None:
-        self._server = server
-        self._status = status
-        self._task = PeriodicTask("start-announcement", self._announce, ttl / 4)
-
-    def start(self) -> None:
-        """Begin; it is announced once before this returns, if the server is available."""
-        self._announce()
-        self._task.start()
-
-    def stop(self) -> None:
-        """End it: the worker is live, or does not start."""
-        self._task.stop()
-        try:
-            self._server.execute(("ZREM", SHARD.starting, self._status.worker))
-        except UnavailableError as error:
-            log_outage(error, "the announcement of this worker expires")
-
-    def _announce(self) -> None:
-        keys = SHARD.starting, SHARD.announced
-        words = self._status.worker, self._status.model_dump_json()
-        try:
-            self._server.run_script(upkeep_scripts.HEARTBEAT, keys, *words)
-        except UnavailableError as error:
-            log_outage(error)
-
-
-class Heartbeat:
-    """Publishes the status of a worker again and again, from its own thread.
-
-    Args:
-        server: The queue server.
-        ttl: Seconds without a heartbeat after which a worker counts as dead.
-        describe: Returns the current status.
-
-    Attributes:
-        task: Its background task.
-    """
-
-    def __init__(
-        self, server: RedisClient, ttl: float, describe: Callable[[], WorkerStatus]
-    ) -> None:
-        self._server = server
-        self._ttl = ttl
-        self._describe = describe
-        self._loaded_elsewhere: frozenset[str] = frozenset()
-        self.task = PeriodicTask("heartbeat", self._beat, ttl / 4)
-
-    def start(self) -> None:
-        """Begin; the first heartbeat is sent before this returns, if the server is available."""
-        self._beat()
-        self.task.start()
-
-    def is_loaded_elsewhere(self, encoder: str) -> bool:
-        """Whether another live worker had this encoder loaded at the last heartbeat."""
-        return encoder in self._loaded_elsewhere
-
-    def stop(self) -> None:
-        """End the heartbeats and remove the worker from the live ones."""
-        self.task.stop()
-        self.deregister()
-
-    def deregister(self) -> None:
-        """Remove the worker from the live ones."""
-        name = self._describe().worker
-        try:
-            self._server.execute(("ZREM", SHARD.workers, name), ("HDEL", SHARD.announced, name))
-        except UnavailableError as error:
-            log_outage(error, "the entry of this worker is removed when it expires")
-
-    def _beat(self) -> None:
-        status = self._describe()
-        keys, arguments = live_workers_arguments(self._ttl)
-        own = (SHARD.workers, SHARD.announced), status.worker, status.model_dump_json()
-        try:
-            _, reply = self._server.execute(
-                script_command(upkeep_scripts.HEARTBEAT, *own),
-                script_command(upkeep_scripts.LIVE_WORKERS, keys, *arguments),
-            )
-            workers = parse_statuses(reply)
-            others = [other for other in workers if other.worker != status.worker]
-            self._loaded_elsewhere = frozenset(key for other in others for key in other.loaded)
-        except UnavailableError as error:
-            log_outage(error)
 
 
 def _parse_status(data: bytes | None) -> WorkerStatus | None:

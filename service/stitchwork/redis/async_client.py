@@ -26,6 +26,7 @@ from stitchwork.redis.commands import (
 )
 from stitchwork.redis.connections import (
     OUTDATED,
+    hash_tag,
     key_prefix,
     slot_owner,
 )
@@ -46,6 +47,8 @@ class AsyncRedisClient:
             once.
         block_seconds: Seconds that a blocking command may take in addition to the timeout. Such a
             command delays those after it, so each needs a client of its own.
+        tag: The hash tag of its keys on a cluster; empty: that of the registry or of the queue.
+        name: What the server is called in messages; empty: what its error says.
         channels: Channels to subscribe to on every connection.
         on_push: Called with each message that is not a reply, such as those of the channels and
             the confirmations of subscriptions.
@@ -61,6 +64,8 @@ class AsyncRedisClient:
         *,
         failure_pause: float = 0.5,
         block_seconds: float = 0.0,
+        tag: str = "",
+        name: str = "",
         channels: Sequence[str] = (),
         on_push: Callable[[list[Any]], None] = lambda _: None,
         on_connect: Callable[[], None] = lambda: None,
@@ -75,7 +80,9 @@ class AsyncRedisClient:
         self._on_push = on_push
         self._on_connect = on_connect
         self._on_disconnect = on_disconnect
-        prefix = key_prefix(url, error_class)
+        self._tag = tag or hash_tag(error_class)
+        self._name = name or server_name(error_class)
+        prefix = key_prefix(url, self._tag)
         self._owner = slot_owner(url, prefix, timeout)
         self._guard = guard(prefix + "absent") if self._owner else ""
         self._unsent: deque[Request] = deque()
@@ -91,7 +98,12 @@ class AsyncRedisClient:
     def of(cls, client: RedisClient) -> "AsyncRedisClient":
         """A client of the same server, with the same limits."""
         return cls(
-            client.url, client.timeout, client.error_class, failure_pause=client.failure_pause
+            client.url,
+            client.timeout,
+            client.error_class,
+            failure_pause=client.failure_pause,
+            tag=client.tag,
+            name=client.name,
         )
 
     def send(self, *commands: Command, returns_errors: bool = False) -> "asyncio.Future[list[Any]]":
@@ -163,6 +175,8 @@ class AsyncRedisClient:
             self._error_class,
             failure_pause=self._failure_pause,
             block_seconds=seconds,
+            tag=self._tag,
+            name=self._name,
         )
 
     def connect(self) -> None:
@@ -321,9 +335,9 @@ class AsyncRedisClient:
             call.future.set_exception(self._unavailable(failure))
 
     def _unavailable(self, error: RedisError) -> UnavailableError:
-        result = unavailable_error(error, self._error_class, self.url)
+        result = unavailable_error(error, self._error_class, self.url, self._name)
         result.__cause__ = error
         return result
 
     def _error(self, predicate: str) -> UnavailableError:
-        return self._error_class(f"{server_name(self._error_class)} {predicate}")
+        return self._error_class(f"{self._name} {predicate}")

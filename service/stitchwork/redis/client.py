@@ -24,6 +24,7 @@ from stitchwork.redis.commands import (
 from stitchwork.redis.connections import (
     OUTDATED,
     connect,
+    hash_tag,
     key_prefix,
     slot_owner,
 )
@@ -75,6 +76,11 @@ class RedisClient:
             each request.
         replicas: How many replicas must have a write in their append-only files too.
         block_seconds: Seconds that a blocking command may take in addition to the timeout.
+        tag: The hash tag of its keys on a cluster; empty: that of the registry or of the queue.
+        name: What the server is called in messages; empty: what its error says.
+
+    Attributes:
+        is_answering: Whether the server answered the last call, or has not been called yet.
     """
 
     def __init__(
@@ -86,8 +92,13 @@ class RedisClient:
         failure_pause: float = 0.5,
         replicas: int = 0,
         block_seconds: float = 0.0,
+        tag: str = "",
+        name: str = "",
     ) -> None:
-        self._prefix = key_prefix(url, error_class)
+        self.tag = tag or hash_tag(error_class)
+        self.name = name or server_name(error_class)
+        self.is_answering = True
+        self._prefix = key_prefix(url, self.tag)
         self._owner = slot_owner(url, self._prefix, timeout)
         self._guard = guard(self.key("absent")) if self._owner else ""
         self.redis: redis.Redis = connect(url, timeout, self._owner, block_seconds=block_seconds)
@@ -111,15 +122,17 @@ class RedisClient:
                 a command; the message has the server's own words.
         """
         if time.monotonic() < self._down_until:
-            raise self.error_class(f"{self._name} did not answer a moment ago")
+            raise self.error_class(f"{self.name} did not answer a moment ago")
         try:
             yield self.redis
         except RedisError as error:
             if isinstance(error, (RedisConnectionError, RedisTimeoutError)):
+                self.is_answering = False
                 self._down_until = time.monotonic() + self.failure_pause
             elif isinstance(error, OUTDATED):
                 self._leave_server()
-            raise unavailable_error(error, self.error_class, self.url) from error
+            raise unavailable_error(error, self.error_class, self.url, self.name) from error
+        self.is_answering = True
 
     def commit(
         self, checks: Sequence[Check], commands: Sequence[Command], *, aof_timeout_ms: int = 0
@@ -255,6 +268,8 @@ class RedisClient:
             failure_pause=self.failure_pause,
             replicas=self.replicas,
             block_seconds=seconds,
+            tag=self.tag,
+            name=self.name,
         )
 
     def close(self) -> None:
@@ -266,11 +281,11 @@ class RedisClient:
             # A server that cannot write, as on a full disk, tells the next write why.
             with self.session() as client:
                 client.delete(self.key("unconfirmed"))
-            raise self.error_class(f"{self._name} did not write to its append-only file in time")
+            raise self.error_class(f"{self.name} did not write to its append-only file in time")
         if copies < self.replicas:
             self._disconnect_idle()
             raise self.error_class(
-                f"{copies} of {self.replicas} replicas of the {self._name} wrote to their "
+                f"{copies} of {self.replicas} replicas of the {self.name} wrote to their "
                 "append-only files in time; it is stored, and may be lost with the master"
             )
 
@@ -283,10 +298,6 @@ class RedisClient:
         # A master that became a replica keeps its clients; only a new connection, by the same name
         # through the sentinels or in the cluster, reaches the current master.
         self.redis.connection_pool.disconnect(inuse_connections=False)
-
-    @property
-    def _name(self) -> str:
-        return server_name(self.error_class)
 
 
 def commit_arguments(

@@ -33,23 +33,26 @@ from stitchwork.redis.urls import ClusterUrl, SentinelUrl
 
 PREFIX: Final = "stitchwork:"
 REGISTRY_TAG: Final = "records"
-QUEUE_TAG: Final = "q0"
-"""Hash tags whose slots are far apart, on different nodes of any cluster with slots in order."""
+QUEUE_TAGS: Final = tuple(f"q{number}" for number in range(16))
+"""Hash tags of the shards of the queue. In a cluster of three masters with slots in order, the
+registry and the first two shards are on different nodes, and so are the first three shards."""
 OUTDATED: Final = (ReadOnlyError, ClusterDownError, MovedError)
 """Refusals after which a new connection may reach another server, the current master."""
 
 
-def key_prefix(url: str, error_class: type[UnavailableError]) -> str:
+def hash_tag(error_class: type[UnavailableError]) -> str:
+    """The hash tag of a server's keys, where it has no shards; `error_class` is its error."""
+    return QUEUE_TAGS[0] if issubclass(error_class, QueueUnavailableError) else REGISTRY_TAG
+
+
+def key_prefix(url: str, tag: str) -> str:
     """What the names of all keys on a server begin with; on a cluster it has a hash tag.
 
     Args:
         url: The server's URL.
-        error_class: The error of this server.
+        tag: The hash tag.
     """
-    if urls.parse_cluster_url(url) is None:
-        return PREFIX
-    tag = QUEUE_TAG if issubclass(error_class, QueueUnavailableError) else REGISTRY_TAG
-    return f"{PREFIX}{{{tag}}}:"
+    return PREFIX if urls.parse_cluster_url(url) is None else f"{PREFIX}{{{tag}}}:"
 
 
 def slot_owner(url: str, prefix: str, timeout: float) -> SlotOwner | None:

@@ -25,7 +25,7 @@ MAX_REFUSAL_CHARS: Final = 300
 
 
 def unavailable_error(
-    error: RedisError, error_class: type[UnavailableError], url: str
+    error: RedisError, error_class: type[UnavailableError], url: str, name: str
 ) -> UnavailableError:
     """Our error for one of redis-py's, with the server's own words and without secrets.
 
@@ -33,8 +33,8 @@ def unavailable_error(
         error: The failure to connect or to get a reply, or the server's refusal.
         error_class: The error of this server.
         url: The server's URL.
+        name: What the server is called in messages.
     """
-    name = server_name(error_class)
     if isinstance(error, (RedisConnectionError, RedisTimeoutError)):
         return error_class(f"{name} {describe_failure(error, url)}")
     if isinstance(error, ReadOnlyError):

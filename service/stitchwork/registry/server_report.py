@@ -1,6 +1,8 @@
 """What the registry and queue servers are set up for: durability, eviction, and what they store."""
 
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any, Final, NamedTuple
 
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
@@ -28,12 +30,12 @@ class ServerReporter:
 
     Args:
         registry: The registry.
-        queue: The queue server.
+        shards: The shards of the queue.
     """
 
-    def __init__(self, registry: Registry, queue: RedisClient) -> None:
+    def __init__(self, registry: Registry, shards: Sequence[RedisClient]) -> None:
         self._registry = registry
-        self._queue = queue
+        self._shards = shards
         self._report = ServerReport("", [])
         self._next_refresh = float("-inf")
 
@@ -50,38 +52,27 @@ class ServerReporter:
             registry = _info(server)
         except RegistryUnavailableError:
             return ServerReport("unknown: the registry is unavailable", [])
-        warnings = []
+        warnings: list[str] = []
         policy = registry["maxmemory_policy"]
         if policy != "noeviction":
             warnings.append(
                 f"the registry server may evict what is registered (maxmemory-policy {policy}); "
                 "expected noeviction"
             )
-        try:
-            queue = _info(self._queue)
-        except QueueUnavailableError:
-            queue = {}
-        is_one = queue.get("run_id") == registry["run_id"]
-        if is_one and self._queue.key("") != server.key(""):
-            warnings.append(
-                "registry and queue are on one node of their cluster; move the slot of one of them "
-                "to another node"
-            )
-        elif is_one:
-            warnings.append(
-                "the registry server is also the queue server; set queue_url "
-                "(STITCHWORK_QUEUE_URL) to a server of its own, which is memory only"
-            )
-        elif str(queue.get("maxmemory_policy", "")).startswith("allkeys"):
-            warnings.append(
-                f"the queue server may evict jobs (maxmemory-policy {queue['maxmemory_policy']}); "
-                "expected noeviction or volatile-lru"
-            )
-        if queue.get("aof_enabled"):
-            warnings.append(
-                "raw inputs and embeddings of requests are in the append-only file of the queue "
-                "server"
-            )
+        setups = []
+        for shard in self._shards:
+            try:
+                setups.append((shard, _info(shard)))
+            except QueueUnavailableError:
+                continue
+        for shard, queue in setups:
+            warnings += _queue_warnings(shard, queue, server, registry)
+        for (shard, queue), (other, other_queue) in combinations(setups, 2):
+            if queue["run_id"] == other_queue["run_id"]:
+                warnings.append(
+                    f"shards {shard.tag} and {other.tag} of the queue are on one node of their "
+                    "cluster; move the slot of one of them to another node"
+                )
         return ServerReport(self._durability(registry), warnings)
 
     def _durability(self, registry: dict[str, Any]) -> str:
@@ -98,6 +89,33 @@ class ServerReporter:
                 "answers (appendfsync always)"
             )
         return "none: registrations are acknowledged before they are on disk"
+
+
+def _queue_warnings(
+    shard: RedisClient, queue: Mapping[str, Any], server: RedisClient, registry: Mapping[str, Any]
+) -> Iterator[str]:
+    """What is wrong with the setup of a queue server, beside that of the registry server."""
+    is_one = queue["run_id"] == registry["run_id"]
+    if is_one and shard.key("") != server.key(""):
+        what = "queue" if shard.name == "queue server" else f"shard {shard.tag} of the queue"
+        yield (
+            f"registry and {what} are on one node of their cluster; move the slot of one of them "
+            "to another node"
+        )
+    elif is_one:
+        yield (
+            "the registry server is also the queue server; set queue_url "
+            "(STITCHWORK_QUEUE_URL) to a server of its own, which is memory only"
+        )
+    elif queue["maxmemory_policy"].startswith("allkeys"):
+        yield (
+            f"the {shard.name} may evict jobs (maxmemory-policy {queue['maxmemory_policy']}); "
+            "expected noeviction or volatile-lru"
+        )
+    if queue.get("aof_enabled"):
+        yield (
+            f"raw inputs and embeddings of requests are in the append-only file of the {shard.name}"
+        )
 
 
 def _info(server: RedisClient) -> dict[str, Any]:

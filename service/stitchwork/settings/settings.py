@@ -1,17 +1,17 @@
 """The settings of one process, with their defaults and descriptions."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.redis.urls import validate_url, without_secrets
+from stitchwork.redis.urls import without_secrets
 from stitchwork.resources import Scope
 from stitchwork.settings.listening import ListeningSettings
+from stitchwork.settings.servers import Seconds, ServerSettings
 
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1024)]
 
@@ -30,7 +30,7 @@ _LIMITS = (
 """The settings that limit a request, in addition to those named `max_…`."""
 
 
-class Settings(ListeningSettings):
+class Settings(ListeningSettings, ServerSettings):
     """The configuration of one process of the service, validated when it starts."""
 
     model_config = SettingsConfigDict(
@@ -47,12 +47,6 @@ class Settings(ListeningSettings):
     )
     data_dir: Path = Field(
         Path("stitchwork-data"), description="Folder of the embedded registry of `serve`."
-    )
-    redis_url: str | None = Field(
-        None, description="Registry server, durable and never evicting; unset: `serve` embeds one."
-    )
-    queue_url: str | None = Field(
-        None, description="Queue and cache server, memory only; unset: the registry server."
     )
     apis: int = Field(1, ge=1, le=64, description="Number of API processes that `serve` starts.")
     workers: int = Field(1, ge=0, le=256, description="Number of workers that `serve` starts.")
@@ -116,23 +110,6 @@ class Settings(ListeningSettings):
         description="Time after SIGTERM in which an API serves requests but reports not ready.",
     )
     request_timeout_seconds: Seconds = Field(30.0, description="Timeout of a request.")
-    redis_timeout_seconds: Seconds = Field(
-        2.0, description="Timeout of one call to a registry or queue server."
-    )
-    stale_seconds: float = Field(
-        300.0,
-        ge=0,
-        description="How long cached spaces may be served while the registry is unavailable.",
-    )
-    durable: bool = Field(
-        True,
-        description="Acknowledge a registration only after the registry has written it to its "
-        "append-only file.",
-    )
-    durable_replicas: int = Field(
-        0, ge=0, le=16, description="Number of replicas that must have written it as well."
-    )
-
     max_body_bytes: Bytes = Field(256 * MEBI, description="Maximum size of a request body.")
     max_rows: Count = Field(65_536, description="Maximum number of embeddings in a request.")
     max_items: Count = Field(2_048, description="Maximum number of raw inputs in a request.")
@@ -300,23 +277,6 @@ class Settings(ListeningSettings):
                 raise ValueError(error.message) from error
         return value
 
-    @field_validator("redis_url", "queue_url")
-    @classmethod
-    def _check_url(cls, value: str | None) -> str | None:
-        if value is not None:
-            validate_url(value)
-        return value
-
-    @model_validator(mode="after")
-    def _check_servers(self) -> Self:
-        if self.queue_url and not self.redis_url:
-            raise ValueError("queue_url needs redis_url: either both servers are embedded or none")
-        if self.durable_replicas and not (self.redis_url and self.durable):
-            raise ValueError(
-                "durable_replicas needs durable and redis_url: an embedded registry has no replicas"
-            )
-        return self
-
     @field_validator("admin_key")
     @classmethod
     def _check_admin_key(cls, value: SecretStr | None) -> SecretStr | None:
@@ -346,5 +306,5 @@ class Settings(ListeningSettings):
         values = self.model_dump(mode="json")
         for name in ("redis_url", "queue_url"):
             if values[name]:
-                values[name] = without_secrets(values[name])
+                values[name] = " ".join(map(without_secrets, values[name].split()))
         return values

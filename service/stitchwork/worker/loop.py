@@ -17,7 +17,7 @@ from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.queue.answers import Answer
 from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.deliveries import Delivery
-from stitchwork.queue.worker_registry import Heartbeat, StartAnnouncement
+from stitchwork.queue.heartbeats import Heartbeat, StartAnnouncement
 from stitchwork.telemetry import Telemetry
 from stitchwork.worker.batch_runner import BatchRunner, bind_jobs
 from stitchwork.worker.failure_causes import describe, log_fields
@@ -66,7 +66,7 @@ class Worker:
         self._encoders = encoders
         self._preload = preload
         self._telemetry = telemetry
-        self._tasks = (heartbeat.task, consumer.leases.task, *registrations.tasks)
+        self._tasks = (*heartbeat.tasks, consumer.leases.task, *registrations.tasks)
         self._watchdog = Watchdog(self._tasks, on_stall)
         self._metric_buffer = telemetry.metrics.buffer
         self._stopping = threading.Event()

@@ -3,7 +3,8 @@
 from typing import Final
 
 from stitchwork.models.encoder_cache import MIN_PATIENCE_SECONDS, EncoderCache
-from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus
+from stitchwork.queue.heartbeats import Heartbeat
+from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.worker.encoder_check import EncoderChecker
 
 OTHERS_SECONDS: Final = 10.0

@@ -198,7 +198,7 @@ class RegistrationRunner:
             return
         self._last_scan = time.monotonic()
         for registration in self._registry.stalled_registrations(STALLED_SECONDS):
-            streams.enqueue_registration(self._consumer.server, registration)
+            streams.enqueue_registration(self._consumer.shards, registration)
 
     def _is_ready(self, registration: Registration) -> bool:
         """Whether a space is declared again, and its encoder is still that of the ready version."""
@@ -238,7 +238,7 @@ class RegistrationRunner:
         except StitchworkError as error:
             raise item_error(error, range(registration.done, stop)) from error
         seconds = time.perf_counter() - start_time
-        streams.record_work(self._consumer.server, encoder, items, seconds)
+        streams.record_work(self._consumer.shards, encoder, items, seconds)
         update: dict[str, Any] = {"done": stop, "encoder": encoder}
         update["files_digest"] = loaded.files_digest or None
         if registration.kind == "space":
@@ -246,7 +246,7 @@ class RegistrationRunner:
         advanced = registration.model_copy(update=update)
         repository = self._registry.repository(registration.kind)
         if save_part(repository, registration, advanced, {"rows": rows}):
-            streams.enqueue_registration(self._consumer.server, advanced)
+            streams.enqueue_registration(self._consumer.shards, advanced)
 
     def _choose_dtype(
         self, registration: Registration, encoder: EncoderSpec, progress: Callable[[], None]

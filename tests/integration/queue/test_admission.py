@@ -12,15 +12,15 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from stitchwork.errors import InvalidInputError, QueueFullError, QueueUnavailableError
+from stitchwork.errors import InvalidInputError, QueueFullError
 from stitchwork.queue import streams
 from stitchwork.queue.admission import MAX_INLINE_BYTES
 from stitchwork.queue.deliveries import Delivery
-from stitchwork.queue.keys import SHARD, stream_name
+from stitchwork.queue.keys import ShardKeys, stream_name
 from stitchwork.queue.messages import Job, Reply
+from stitchwork.queue.shards import QueueShard
 from stitchwork.queue.upkeep import remove_expired
 from stitchwork.redis.async_client import AsyncRedisClient
-from stitchwork.redis.client import RedisClient
 from stitchwork.resources import TextEncoder
 from tests.integration.queue.test_queue import (
     JOB,
@@ -39,12 +39,12 @@ from tests.support import machine
 from tests.support.servers import QUEUE_FLAGS, ServerBinary, ServerProcess
 from tests.support.waiting import wait_until
 
-STREAM = SHARD.stream(stream_name(JOB.stream))
+STREAM = ShardKeys().stream(stream_name(JOB.stream))
 SECONDS_PER_TEXT = 0.01
 
 
 @contextmanager
-def slow_worker(server: RedisClient) -> Iterator[None]:
+def slow_worker(server: QueueShard) -> Iterator[None]:
     """A worker that takes the same time for each text, and says so."""
     stop = threading.Event()
     with consuming(server) as consumer:
@@ -63,7 +63,7 @@ def slow_worker(server: RedisClient) -> Iterator[None]:
         thread.join()
 
 
-def test_request_that_finds_too_little_room_is_refused_whole(queue_server: RedisClient) -> None:
+def test_request_that_finds_too_little_room_is_refused_whole(queue_server: QueueShard) -> None:
     with present(queue_server), producing(queue_server, max_jobs=4) as producer:
         parts = [["x"] * 10] * 6
         with pytest.raises(QueueFullError, match="max_queue_jobs") as refusal:
@@ -77,7 +77,7 @@ def test_request_that_finds_too_little_room_is_refused_whole(queue_server: Redis
 
 
 def test_request_that_cannot_be_done_in_time_is_refused_with_the_size_that_can(
-    queue_server: RedisClient,
+    queue_server: QueueShard,
 ) -> None:
     with producing(queue_server) as producer, slow_worker(queue_server):
         # The first one is taken although nothing is known yet.
@@ -92,12 +92,12 @@ def test_request_that_cannot_be_done_in_time_is_refused_with_the_size_that_can(
         replies = producer.drive(producer.run_all(JOB, [["four"] * (fits // 2)] * 2, 5.0))
         assert sum(len(reply.rows) for reply in replies if reply.rows is not None) == fits // 2 * 2
         # However slow it is thought to be, an idle service takes one text.
-        queue_server.redis.hset(SHARD.pace(JOB.stream), "ms", 1e9)
+        queue_server.redis.hset(ShardKeys().pace(JOB.stream), "ms", 1e9)
         assert producer.drive(producer.run(JOB, ["four"], 5.0)).rows is not None
 
 
 def test_cancelled_job_gives_its_bytes_back_also_while_a_worker_has_it(
-    queue_server: RedisClient,
+    queue_server: QueueShard,
 ) -> None:
     large = "x" * (MAX_INLINE_BYTES + 1)
     with producing(queue_server) as producer, consuming(queue_server) as consumer:
@@ -105,7 +105,7 @@ def test_cancelled_job_gives_its_bytes_back_also_while_a_worker_has_it(
         async def leave() -> Delivery:
             task = asyncio.ensure_future(producer.run_all(JOB, [[large], ["small"]], 20.0))
             (first, _) = await asyncio.to_thread(take, consumer)
-            assert queue_server.redis.exists(SHARD.payload(first.payload))
+            assert queue_server.redis.exists(ShardKeys().payload(first.payload))
             task.cancel()
             await asyncio.wait([task])
             await settle_cancellations(queue_server)
@@ -113,16 +113,16 @@ def test_cancelled_job_gives_its_bytes_back_also_while_a_worker_has_it(
 
         delivery = producer.drive(leave())
         assert delivery.items == [large]
-        assert not queue_server.redis.exists(SHARD.payload(delivery.payload))
+        assert not queue_server.redis.exists(ShardKeys().payload(delivery.payload))
         assert queue_server.redis.xlen(STREAM) == 0
         assert not consumer.answer(delivery, lengths(delivery)), "nobody waits for it"
         assert queued_bytes(queue_server) == 0
-        pace = SHARD.pace(JOB.stream)
+        pace = ShardKeys().pace(JOB.stream)
         assert queue_server.redis.hmget(pace, ["jobs:0", "cost:0"]) == [b"0", b"0"]
 
 
 def test_failed_job_takes_the_others_of_its_request_out_of_the_queue(
-    queue_server: RedisClient,
+    queue_server: QueueShard,
 ) -> None:
     def refuse(delivery: Delivery) -> Reply:
         return Reply(delivery.job.id, error=InvalidInputError("that one", pointer="/items/1/x"))
@@ -145,7 +145,7 @@ def test_failed_job_takes_the_others_of_its_request_out_of_the_queue(
         assert queue_server.redis.xlen(STREAM) == 0
 
 
-def test_batch_of_large_jobs_is_bounded_by_inputs(queue_server: RedisClient) -> None:
+def test_batch_of_large_jobs_is_bounded_by_inputs(queue_server: QueueShard) -> None:
     with consuming(queue_server) as consumer:
         for size in (5, 5, 5, 1):
             admit(queue_server, Job(id="7", encoder=JOB.encoder), ["x"] * size)
@@ -159,7 +159,7 @@ def test_scripts_use_keys_of_one_slot(server_binary: ServerBinary) -> None:
         ports = ("--port", str(free_port()), "--cluster-port", str(free_port()))
         flags = (*QUEUE_FLAGS, *ports, "--cluster-enabled", "yes")
         process = ServerProcess(Path(folder), flags, server_binary)
-        server = RedisClient(process.url, 5.0, QueueUnavailableError)
+        server = QueueShard(process.url, 5.0)
         server.execute(("CLUSTER", "ADDSLOTSRANGE", 0, 16383))
         wait_until(
             "it is up", lambda: b"cluster_state:ok" in server.execute(("CLUSTER", "INFO"))[0]
@@ -189,42 +189,44 @@ def leave(producer: DrivenProducer) -> None:
         await asyncio.sleep(0.05)
         task.cancel()
         await asyncio.wait([task])
-        await settle_cancellations(producer.server)
+        await settle_cancellations(producer.shards[0])
 
     producer.drive(run())
 
 
-def test_pace_of_a_registration_bounds_the_first_request(queue_server: RedisClient) -> None:
+def test_pace_of_a_registration_bounds_the_first_request(queue_server: QueueShard) -> None:
     encoder = JOB.encoder or TextEncoder(model="words")
-    streams.record_work(queue_server, encoder, ["four"] * 50, 50 * SECONDS_PER_TEXT)
-    assert 0 < queue_server.redis.ttl(SHARD.pace(JOB.stream)) <= streams.PACE_SECONDS
+    streams.record_work((queue_server,), encoder, ["four"] * 50, 50 * SECONDS_PER_TEXT)
+    assert 0 < queue_server.redis.ttl(ShardKeys().pace(JOB.stream)) <= streams.PACE_SECONDS
     with present(queue_server), producing(queue_server) as producer:
         with pytest.raises(QueueFullError, match="at most") as refusal:
             producer.drive(producer.run_all(JOB, [["four"] * 64] * 8, 1.0))
         assert refusal.value.max_items in (89, 90)
-        assert queue_server.redis.ttl(SHARD.pace(JOB.stream)) == -1, "as long as it has streams"
+        assert queue_server.redis.ttl(ShardKeys().pace(JOB.stream)) == -1, (
+            "as long as it has streams"
+        )
 
 
-def test_pace_outlives_the_streams_of_an_idle_encoder(queue_server: RedisClient) -> None:
+def test_pace_outlives_the_streams_of_an_idle_encoder(queue_server: QueueShard) -> None:
     with producing(queue_server) as producer:
         with slow_worker(queue_server):
             producer.drive(producer.run_all(JOB, [["four"] * 20], 20.0))
         client = AsyncRedisClient.of(queue_server)
 
         async def expire() -> None:
-            await client.execute(("DEL", SHARD.swept))
-            await remove_expired(client, idle_stream_ms=-1)
+            await client.execute(("DEL", ShardKeys().swept))
+            await remove_expired(client, ShardKeys(), idle_stream_ms=-1)
             await client.close()
 
         producer.drive(expire())
     assert not queue_server.redis.exists(STREAM)
-    pace = SHARD.pace(JOB.stream)
+    pace = ShardKeys().pace(JOB.stream)
     assert set(queue_server.redis.hgetall(pace)) == {b"ms", b"work"}
     assert queue_server.redis.ttl(pace) > 0
 
 
 def test_encoders_share_a_worker_by_time_and_the_estimate_counts_their_share(
-    queue_server: RedisClient,
+    queue_server: QueueShard,
 ) -> None:
     """The batches of one take ten times as long as those of the other."""
     slow, fast = (Job(id="", encoder=TextEncoder(model=name)) for name in ("slow", "fast"))

@@ -8,9 +8,9 @@ import pytest
 
 from stitchwork.cli.main import main
 from stitchwork.queue import dead_letters
-from stitchwork.queue.keys import SHARD
+from stitchwork.queue.keys import ShardKeys
 from stitchwork.queue.messages import FORMAT, Job
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.shards import QueueShard
 from stitchwork.redis.serialization import pack
 from stitchwork.resources import TextEncoder, pack_items
 from stitchwork.telemetry.metrics import DeadLetterReason
@@ -23,7 +23,7 @@ List = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 def list_letters(
-    queue_server: RedisClient,
+    queue_server: QueueShard,
     queue_process: ServerProcess,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -43,12 +43,12 @@ def list_letters(
     return run
 
 
-def add(server: RedisClient, data: bytes, reason: DeadLetterReason) -> str:
+def add(server: QueueShard, data: bytes, reason: DeadLetterReason) -> str:
     return dead_letters.add(server, JOB.stream, "0-1", data, reason)
 
 
 def test_letter_of_another_format_or_corrupt_is_listed_without_its_model(
-    queue_server: RedisClient, list_letters: List
+    queue_server: QueueShard, list_letters: List
 ) -> None:
     other = pack(pack_items(["x"]), {**JOB.model_dump(mode="json"), "format": FORMAT + 1})
     expected = {
@@ -62,11 +62,11 @@ def test_letter_of_another_format_or_corrupt_is_listed_without_its_model(
 
 
 def test_letter_dropped_after_it_was_listed_is_left_out(
-    queue_server: RedisClient, list_letters: List
+    queue_server: QueueShard, list_letters: List
 ) -> None:
     dropped, other = (
         add(queue_server, JOB.pack([text]), DeadLetterReason.DELIVERED_TOO_OFTEN) for text in "ab"
     )
     # What `list` finds if the letter is dropped between its two reads.
-    queue_server.redis.hdel(SHARD.dead[1], dropped)
+    queue_server.redis.hdel(ShardKeys().dead[1], dropped)
     assert [letter["letter"] for letter in list_letters()] == [other]

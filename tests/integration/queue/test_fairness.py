@@ -10,10 +10,10 @@ import pytest
 from stitchwork.errors import ErrorCode, QueueFullError
 from stitchwork.queue.callers import CALLER, CallerQuota
 from stitchwork.queue.consumer import Consumer
-from stitchwork.queue.keys import SHARD
+from stitchwork.queue.keys import ShardKeys
 from stitchwork.queue.messages import Job, Reply
+from stitchwork.queue.shards import QueueShard
 from stitchwork.queue.turns import EncoderTurns
-from stitchwork.redis.client import RedisClient
 from stitchwork.resources import TextEncoder
 from tests.integration.queue.test_queue import (
     JOB,
@@ -41,15 +41,15 @@ def send(
     return asyncio.ensure_future(producer.run_all(JOB, parts, seconds))
 
 
-async def admitted(server: RedisClient, jobs: int) -> None:
+async def admitted(server: QueueShard, jobs: int) -> None:
     """Wait until this many jobs are in the queue."""
     async with asyncio.timeout(30):
         while await asyncio.to_thread(count_jobs, server) < jobs:  # noqa: ASYNC110 of others
             await asyncio.sleep(0.01)
 
 
-def count_jobs(server: RedisClient) -> int:
-    fields: Any = server.redis.hgetall(SHARD.pace(JOB.stream))
+def count_jobs(server: QueueShard) -> int:
+    fields: Any = server.redis.hgetall(ShardKeys().pace(JOB.stream))
     return sum(int(value) for name, value in fields.items() if name.startswith(b"jobs:"))
 
 
@@ -65,7 +65,7 @@ async def serve(consumer: Consumer, done: Callable[[], bool]) -> list[list[str]]
     return batches
 
 
-def run(server: RedisClient, scenario: Callable[[Any, Consumer], Coroutine[Any, Any, Any]]) -> Any:
+def run(server: QueueShard, scenario: Callable[[Any, Consumer], Coroutine[Any, Any, Any]]) -> Any:
     """Run a scenario, after which the queue has nothing left, not even in its counts."""
     with (
         producing(server, caller_classes=CLASSES, max_jobs=400, max_bytes=1 << 24) as producer,
@@ -79,16 +79,16 @@ def run(server: RedisClient, scenario: Callable[[Any, Consumer], Coroutine[Any, 
             return result
 
         result = producer.drive(settled())
-    counts: Any = server.redis.hgetall(SHARD.pace(JOB.stream))
+    counts: Any = server.redis.hgetall(ShardKeys().pace(JOB.stream))
     assert {int(value) for name, value in counts.items() if name != b"ms"} <= {0}
-    assert not server.redis.exists(SHARD.callers(JOB.stream))
+    assert not server.redis.exists(ShardKeys().callers(JOB.stream))
     assert queued_bytes(server) == 0
     return result
 
 
 @pytest.mark.parametrize("attackers", [1, 6, 24])
 def test_caller_with_one_request_is_served_next_whoever_waits(
-    queue_server: RedisClient, attackers: int
+    queue_server: QueueShard, attackers: int
 ) -> None:
     async def scenario(producer: Any, consumer: Consumer) -> list[list[str]]:
         floods = [
@@ -110,7 +110,7 @@ def test_caller_with_one_request_is_served_next_whoever_waits(
     assert len(batches) <= 2
 
 
-def test_callers_are_served_by_their_weights_and_costs(queue_server: RedisClient) -> None:
+def test_callers_are_served_by_their_weights_and_costs(queue_server: QueueShard) -> None:
     """Small inputs of one caller, and large ones of another, get the same time."""
 
     async def scenario(producer: Any, consumer: Consumer) -> list[list[str]]:
@@ -136,7 +136,7 @@ def test_callers_are_served_by_their_weights_and_costs(queue_server: RedisClient
 
 
 def test_queue_has_room_for_others_when_one_caller_has_its_share(
-    queue_server: RedisClient,
+    queue_server: QueueShard,
 ) -> None:
     async def scenario(producer: Any, consumer: Consumer) -> None:
         tasks = [send(producer, CallerQuota("flood"), [["a"]] * 50) for _ in range(8)]
@@ -156,7 +156,7 @@ def test_queue_has_room_for_others_when_one_caller_has_its_share(
     run(queue_server, scenario)
 
 
-def test_bytes_of_one_caller_leave_room_for_others(queue_server: RedisClient) -> None:
+def test_bytes_of_one_caller_leave_room_for_others(queue_server: QueueShard) -> None:
     async def scenario(producer: Any, consumer: Consumer) -> None:
         large = "x" * (1 << 22)
         tasks = [send(producer, CallerQuota("flood"), [[large]]) for _ in range(3)]
@@ -175,7 +175,7 @@ def test_bytes_of_one_caller_leave_room_for_others(queue_server: RedisClient) ->
     run(queue_server, scenario)
 
 
-def test_large_request_that_is_refused_is_not_sent(queue_server: RedisClient) -> None:
+def test_large_request_that_is_refused_is_not_sent(queue_server: QueueShard) -> None:
     def sent_bytes() -> int:
         stats: Any = queue_server.redis.info("stats")
         return int(stats["total_net_input_bytes"])
@@ -195,7 +195,7 @@ def test_large_request_that_is_refused_is_not_sent(queue_server: RedisClient) ->
 
 
 def test_caller_has_no_more_inputs_in_the_queue_than_its_key_allows(
-    queue_server: RedisClient,
+    queue_server: QueueShard,
 ) -> None:
     async def scenario(producer: Any, consumer: Consumer) -> None:
         bounded = CallerQuota("bounded", 1, 10)
@@ -213,12 +213,12 @@ def test_caller_has_no_more_inputs_in_the_queue_than_its_key_allows(
     run(queue_server, scenario)
 
 
-def test_wait_of_one_caller_is_not_that_of_another(queue_server: RedisClient) -> None:
+def test_wait_of_one_caller_is_not_that_of_another(queue_server: QueueShard) -> None:
     """The first has filled its time; the second would wait for its share of it only."""
 
     async def scenario(producer: Any, consumer: Consumer) -> None:
         # A unit of cost takes 1 ms: a request of 30 long texts takes 11.5 s.
-        queue_server.redis.hset(SHARD.pace(JOB.stream), "ms", 1)
+        queue_server.redis.hset(ShardKeys().pace(JOB.stream), "ms", 1)
         flood = CallerQuota("flood")
         tasks = [send(producer, flood, [[LONG] * 10] * 3)]
         await admitted(queue_server, 3)
@@ -236,9 +236,9 @@ def test_wait_of_one_caller_is_not_that_of_another(queue_server: RedisClient) ->
     run(queue_server, scenario)
 
 
-def test_batch_takes_a_bounded_time(queue_server: RedisClient) -> None:
+def test_batch_takes_a_bounded_time(queue_server: QueueShard) -> None:
     async def scenario(producer: Any, consumer: Consumer) -> list[list[str]]:
-        queue_server.redis.hset(SHARD.pace(JOB.stream), "ms", 0.5)
+        queue_server.redis.hset(ShardKeys().pace(JOB.stream), "ms", 0.5)
         task = send(producer, CallerQuota("flood"), [[LONG]] * 8)
         await admitted(queue_server, 8)
         return await serve(consumer, task.done)
@@ -248,7 +248,7 @@ def test_batch_takes_a_bounded_time(queue_server: RedisClient) -> None:
     assert [len(batch) for batch in batches if batch] == [2, 2, 2, 2]
 
 
-def test_encoders_share_a_worker_by_time(queue_server: RedisClient) -> None:
+def test_encoders_share_a_worker_by_time(queue_server: QueueShard) -> None:
     """Batches of one take ten times as long as those of the other; a third one comes late."""
     now = [0.0]
     seconds = {"slow": 1.0, "fast": 0.1, "late": 0.5}
@@ -282,7 +282,7 @@ def test_encoders_share_a_worker_by_time(queue_server: RedisClient) -> None:
 
 
 def test_encoders_share_a_worker_by_the_weights_of_their_callers(
-    queue_server: RedisClient,
+    queue_server: QueueShard,
 ) -> None:
     """One caller has jobs of both; it gets no more by those of the second."""
     jobs = {name: Job(id="", encoder=TextEncoder(model=name)) for name in ("both", "other")}
@@ -295,7 +295,7 @@ def test_encoders_share_a_worker_by_the_weights_of_their_callers(
             CALLER.set(caller)
             call = producer.run_all(jobs[name], [[f"{caller.name} {LONG}"]] * count, 60.0)
             tasks.append(asyncio.ensure_future(call))
-        paces = [SHARD.pace(job.stream) for job in jobs.values()]
+        paces = [ShardKeys().pace(job.stream) for job in jobs.values()]
 
         def waiting() -> int:
             pairs: Any = [queue_server.redis.hgetall(pace).items() for pace in paces]
@@ -333,11 +333,11 @@ def test_encoders_share_a_worker_by_the_weights_of_their_callers(
 
 @pytest.mark.parametrize(("light_seconds", "expected"), [(0.01, 1), (0.5, 20)])
 def test_encoder_of_a_light_caller_waits_a_few_times_as_long_as_its_turn(
-    queue_server: RedisClient, light_seconds: float, expected: int
+    queue_server: QueueShard, light_seconds: float, expected: int
 ) -> None:
     """Beside one whose caller has a thousand times the weight, and whose turns take 0.2 s."""
     now = [0.0]
-    turns = EncoderTurns(queue_server, lambda *_: True, lambda _: 0.0, clock=lambda: now[0])
+    turns = EncoderTurns((queue_server,), lambda *_: True, lambda _: 0.0, clock=lambda: now[0])
     for model in ("heavy", "light"):
         admit(queue_server, Job(id="1", encoder=TextEncoder(model=model)), ["x"])
     turns.refresh()

@@ -10,10 +10,10 @@ import pytest
 from stitchwork.errors import ErrorCode, IncompatibleFormatError, JobFailedError
 from stitchwork.queue import dead_letters, streams
 from stitchwork.queue.consumer import Consumer
-from stitchwork.queue.keys import SHARD
+from stitchwork.queue.keys import ShardKeys
 from stitchwork.queue.messages import FORMAT, Job, Reply, unpack_address, unpack_job, unpack_reply
+from stitchwork.queue.shards import QueueShard
 from stitchwork.queue.worker_registry import WorkerStatus, live_workers
-from stitchwork.redis.client import RedisClient
 from stitchwork.redis.serialization import pack, pack_frames, unpack_frames
 from stitchwork.resources import Registration, TextEncoder, pack_items
 from stitchwork.telemetry import Telemetry
@@ -35,20 +35,20 @@ def packed(job: Job, number: int | None) -> bytes:
 
 @pytest.mark.parametrize("number", [None, 2, FORMAT + 1])
 def test_job_of_another_format_is_dead_lettered_and_its_caller_gets_an_error(
-    queue_server: RedisClient, number: int | None
+    queue_server: QueueShard, number: int | None
 ) -> None:
     telemetry = Telemetry()
-    consumer = Consumer(queue_server, "w", items_per_batch=8, telemetry=telemetry)
-    queue_server.redis.zadd(SHARD.apis, {"api": queue_server.now_ms()})
+    consumer = Consumer((queue_server,), "w", items_per_batch=8, telemetry=telemetry)
+    queue_server.redis.zadd(ShardKeys().apis, {"api": queue_server.now_ms()})
     streams.admit(queue_server, JOB, packed(JOB, number), 1, timeout_ms=20_000)
     current = Job(id="8", encoder=JOB.encoder)
     streams.admit(queue_server, current, current.pack(["y"]), 1, timeout_ms=20_000)
     assert [delivery.job.id for delivery in consumer.take()] == ["8"]
-    (letter,) = dead_letters.list_all(queue_server)
+    (letter,) = dead_letters.list_all((queue_server,))
     assert letter.reason == "incompatible-format"
     with pytest.raises(IncompatibleFormatError, match=SENTENCE):
-        dead_letters.read(queue_server, letter.id)
-    data: Any = queue_server.redis.lpop(SHARD.replies("api"))
+        dead_letters.read((queue_server,), letter.id)
+    data: Any = queue_server.redis.lpop(ShardKeys().replies("api"))
     reply = unpack_reply(data)
     assert reply.job == "7"
     assert isinstance(reply.error, JobFailedError)
@@ -81,33 +81,33 @@ def test_message_names_its_format_and_survives_packing() -> None:
 
 @pytest.mark.parametrize("message_format", [None, FORMAT + 1])
 def test_worker_of_another_format_is_not_counted(
-    queue_server: RedisClient, message_format: int | None
+    queue_server: QueueShard, message_format: int | None
 ) -> None:
     status = WorkerStatus(worker="w").model_dump(mode="json", exclude={"message_format"})
     if message_format is not None:
         status["message_format"] = message_format
-    queue_server.redis.hset(SHARD.announced, "w", json.dumps(status))
-    queue_server.redis.zadd(SHARD.workers, {"w": queue_server.now_ms()})
-    assert live_workers(queue_server, 10.0) == []
+    queue_server.redis.hset(ShardKeys().announced, "w", json.dumps(status))
+    queue_server.redis.zadd(ShardKeys().workers, {"w": queue_server.now_ms()})
+    assert live_workers((queue_server,), 10.0) == []
 
 
 def test_registration_step_without_inputs_is_answered_once_and_leaves_nothing(
-    queue_server: RedisClient,
+    queue_server: QueueShard,
 ) -> None:
-    consumer = Consumer(queue_server, "w", items_per_batch=8)
+    consumer = Consumer((queue_server,), "w", items_per_batch=8)
     registration = Registration(kind="space", id="s", version="1", parent="anchor-set:S")
-    streams.enqueue_registration(queue_server, registration)
-    streams.enqueue_registration(queue_server, registration)
+    streams.enqueue_registration((queue_server,), registration)
+    streams.enqueue_registration((queue_server,), registration)
     (delivery,) = consumer.take()
     assert delivery.job.registration == ("space", "s", "1")
     assert consumer.answer(delivery, None)
     assert not consumer.answer(delivery, None)
     assert streams.stream_backlogs(queue_server) == {}
     assert streams.queued_bytes(queue_server) == 0
-    assert queue_server.redis.hget(SHARD.pace("registration"), "cost:0") == b"0"
+    assert queue_server.redis.hget(ShardKeys().pace("registration"), "cost:0") == b"0"
 
 
-def test_job_without_inputs_is_cancelled(queue_server: RedisClient) -> None:
+def test_job_without_inputs_is_cancelled(queue_server: QueueShard) -> None:
     job = Job(id="7", encoder=JOB.encoder)
     entry = streams.admit(queue_server, job, job.pack(), 0, timeout_ms=20_000)
     assert streams.cancel(queue_server, job, entry)

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,11 +26,12 @@ from stitchwork.queue import dead_letters, streams
 from stitchwork.queue.admission import MAX_INLINE_BYTES
 from stitchwork.queue.consumer import MAX_DELIVERIES, Consumer
 from stitchwork.queue.deliveries import Delivery
-from stitchwork.queue.keys import SHARD, stream_name
+from stitchwork.queue.heartbeats import Heartbeat
+from stitchwork.queue.keys import ShardKeys, stream_name
 from stitchwork.queue.messages import Job, Reply, pack_job, unpack_job, unpack_reply
 from stitchwork.queue.producer import FULL_SECONDS, Producer
-from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.shards import QueueShard
+from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.resources import ImageEncoder, TextEncoder
 from stitchwork.telemetry import Metrics
 from tests.support import machine
@@ -38,6 +39,8 @@ from tests.support.metric_samples import sample_value
 from tests.support.servers import QUEUE_FLAGS, ServerBinary, ServerProcess
 
 T = TypeVar("T")
+Shards = QueueShard | Sequence[QueueShard]
+"""All shards of a queue, or the only one."""
 TEXT = TextEncoder(model="words")
 IMAGE = ImageEncoder(model="pictures")
 JOB = Job(id="", encoder=TEXT)
@@ -55,6 +58,10 @@ class DrivenProducer(Producer):
         return self.runner.run(coroutine)
 
 
+def all_of(shards: Shards) -> tuple[QueueShard, ...]:
+    return (shards,) if isinstance(shards, QueueShard) else tuple(shards)
+
+
 def lengths(delivery: Delivery) -> Reply:
     """What a worker would answer, if the embedding of a text were its length."""
     rows = np.array([[len(item)] for item in delivery.items], np.float32)
@@ -62,25 +69,25 @@ def lengths(delivery: Delivery) -> Reply:
 
 
 @pytest.fixture
-def consumer(queue_server: RedisClient) -> Iterator[Consumer]:
+def consumer(queue_server: QueueShard) -> Iterator[Consumer]:
     with consuming(queue_server) as result:
         yield result
 
 
 @contextmanager
-def present(server: RedisClient, name: str = "someone", **status: Any) -> Iterator[Heartbeat]:
+def present(shards: Shards, name: str = "someone", **status: Any) -> Iterator[Heartbeat]:
     """A worker that says that it lives."""
-    presence = Heartbeat(server, 10.0, lambda: WorkerStatus(worker=name, **status))
+    presence = Heartbeat(all_of(shards), 10.0, lambda: WorkerStatus(worker=name, **status))
     presence.start()
     yield presence
     presence.stop()
 
 
 @contextmanager
-def consuming(server: RedisClient, **options: Any) -> Iterator[Consumer]:
-    consumer = Consumer(server, streams.new_id(), items_per_batch=8, **options)
+def consuming(shards: Shards, **options: Any) -> Iterator[Consumer]:
+    consumer = Consumer(all_of(shards), streams.new_id(), items_per_batch=8, **options)
     consumer.start()
-    with present(server, consumer.name):
+    with present(shards, consumer.name):
         yield consumer
     consumer.stop()
 
@@ -91,14 +98,14 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def producer(queue_server: RedisClient, metrics: Metrics) -> Iterator[DrivenProducer]:
+def producer(queue_server: QueueShard, metrics: Metrics) -> Iterator[DrivenProducer]:
     with producing(queue_server, metrics=metrics) as result:
         yield result
 
 
 @contextmanager
 def producing(
-    server: RedisClient,
+    shards: Shards,
     max_jobs: int = 100,
     max_bytes: int = 1_000_000,
     max_wait_seconds: float = 10.0,
@@ -109,7 +116,7 @@ def producing(
     worker_restart_seconds: float = 5.0,
 ) -> Iterator[DrivenProducer]:
     producer = DrivenProducer(
-        server,
+        all_of(shards),
         max_jobs=max_jobs,
         max_bytes=max_bytes,
         max_wait_seconds=max_wait_seconds,
@@ -156,25 +163,25 @@ def take(consumer: Consumer) -> list[Delivery]:
     raise AssertionError("no job came")
 
 
-def admit(server: RedisClient, job: Job, items: list[str], timeout_ms: int = 60_000) -> str:
+def admit(server: QueueShard, job: Job, items: list[str], timeout_ms: int = 60_000) -> str:
     return streams.admit(server, job, job.pack(items), len(items), timeout_ms=timeout_ms)
 
 
-async def arrival(server: RedisClient) -> None:
+async def arrival(server: QueueShard) -> None:
     """Wait until a job stands in its stream."""
-    stream = SHARD.stream(stream_name(JOB.stream))
+    stream = ShardKeys().stream(stream_name(JOB.stream))
     await asyncio.to_thread(server.redis.xread, {stream: "0"}, count=1, block=5_000)
 
 
-async def settle_cancellations(server: RedisClient) -> None:
+async def settle_cancellations(server: QueueShard) -> None:
     """Wait until every job that was abandoned is taken back."""
     async with asyncio.timeout(machine.deadline(10)):
         while await asyncio.to_thread(queued_bytes, server):  # noqa: ASYNC110 state of the server
             await asyncio.sleep(0.01)
 
 
-def queued_bytes(server: RedisClient) -> int:
-    result: Any = server.redis.get(SHARD.bytes)
+def queued_bytes(server: QueueShard) -> int:
+    result: Any = server.redis.get(ShardKeys().bytes)
     return int(result or 0)
 
 
@@ -213,19 +220,19 @@ async def _many(producer: DrivenProducer, count: int) -> list[Reply]:
 
 
 def test_concurrent_callers_get_their_own_replies(
-    producer: DrivenProducer, consumer: Consumer, queue_server: RedisClient
+    producer: DrivenProducer, consumer: Consumer, queue_server: QueueShard
 ) -> None:
     with working(consumer) as sizes:
         replies = producer.drive(_many(producer, 40))
     result = [reply.rows for reply in replies]
     assert [rows is not None and float(rows[0, 0]) for rows in result] == list(range(1, 41))
     assert max(sizes) > 1, "what had queued up was taken as one batch"
-    assert queue_server.redis.xlen(SHARD.stream(stream_name(JOB.stream))) == 0
+    assert queue_server.redis.xlen(ShardKeys().stream(stream_name(JOB.stream))) == 0
     assert queued_bytes(queue_server) == 0
 
 
 def test_batch_has_one_encoder_and_at_most_its_inputs(
-    consumer: Consumer, queue_server: RedisClient
+    consumer: Consumer, queue_server: QueueShard
 ) -> None:
     for i in range(12):
         admit(queue_server, Job(id=str(i), encoder=(TEXT, TextEncoder(model="b"))[i % 2]), ["x"])
@@ -248,7 +255,7 @@ def test_error_of_a_worker_is_raised_to_the_caller(
 
 
 def test_job_without_a_worker_is_refused_at_once(
-    producer: DrivenProducer, queue_server: RedisClient
+    producer: DrivenProducer, queue_server: QueueShard
 ) -> None:
     with pytest.raises(NoWorkerError, match="no live worker takes work for words"):
         producer.drive(producer.run(JOB, ["x"], 20.0))
@@ -259,7 +266,7 @@ def test_job_without_a_worker_is_refused_at_once(
 
 @pytest.mark.parametrize(("max_jobs", "max_bytes"), [(2, 1_000_000), (100, 2_500)])
 def test_full_queue_refuses_new_jobs_and_drops_none(
-    queue_server: RedisClient, consumer: Consumer, max_jobs: int, max_bytes: int
+    queue_server: QueueShard, consumer: Consumer, max_jobs: int, max_bytes: int
 ) -> None:
     with producing(queue_server, max_jobs, max_bytes) as producer:
 
@@ -280,7 +287,7 @@ def test_full_queue_refuses_new_jobs_and_drops_none(
 
 
 def test_full_queue_counts_as_full_until_one_of_its_jobs_is_answered(
-    queue_server: RedisClient, consumer: Consumer
+    queue_server: QueueShard, consumer: Consumer
 ) -> None:
     with producing(queue_server, max_jobs=1, full_seconds=60.0) as producer:
 
@@ -297,18 +304,18 @@ def test_full_queue_counts_as_full_until_one_of_its_jobs_is_answered(
 
 
 def test_job_past_its_deadline_is_cancelled(
-    producer: DrivenProducer, metrics: Metrics, consumer: Consumer, queue_server: RedisClient
+    producer: DrivenProducer, metrics: Metrics, consumer: Consumer, queue_server: QueueShard
 ) -> None:
     with pytest.raises(DeadlineExceededError):
         producer.drive(producer.run(JOB, ["x"], 0.2))
     producer.drive(settle_cancellations(queue_server))
     assert sample_value(metrics, "cancelled_jobs_total") == 1
-    assert queue_server.redis.xlen(SHARD.stream(stream_name(JOB.stream))) == 0
+    assert queue_server.redis.xlen(ShardKeys().stream(stream_name(JOB.stream))) == 0
     assert queued_bytes(queue_server) == 0
 
 
 def test_job_of_a_cancelled_caller_is_cancelled(
-    producer: DrivenProducer, metrics: Metrics, consumer: Consumer, queue_server: RedisClient
+    producer: DrivenProducer, metrics: Metrics, consumer: Consumer, queue_server: QueueShard
 ) -> None:
     async def leave() -> None:
         task = asyncio.ensure_future(producer.run(JOB, ["x"], 20.0))
@@ -322,13 +329,13 @@ def test_job_of_a_cancelled_caller_is_cancelled(
     assert consumer.take() == []
 
 
-def test_expired_job_is_not_delivered(consumer: Consumer, queue_server: RedisClient) -> None:
+def test_expired_job_is_not_delivered(consumer: Consumer, queue_server: QueueShard) -> None:
     admit(queue_server, JOB, ["late"], timeout_ms=0)
     admit(queue_server, JOB, ["in time"])
     assert [delivery.items for delivery in take(consumer)] == [["in time"]]
 
 
-def test_job_is_answered_only_by_the_worker_that_has_it(queue_server: RedisClient) -> None:
+def test_job_is_answered_only_by_the_worker_that_has_it(queue_server: QueueShard) -> None:
     with consuming(queue_server, lease=0.3) as first, consuming(queue_server, lease=0.3) as second:
         first.leases.stop()  # it pauses, and does not hold on to its lease any more
         admit(queue_server, Job(id="7", encoder=TEXT), ["x"])
@@ -339,7 +346,7 @@ def test_job_is_answered_only_by_the_worker_that_has_it(queue_server: RedisClien
         assert not first.answer(lost, lengths(lost)), "woken up, it stays silent"
 
 
-def test_lease_is_renewed_while_the_batch_runs(queue_server: RedisClient) -> None:
+def test_lease_is_renewed_while_the_batch_runs(queue_server: QueueShard) -> None:
     with consuming(queue_server, lease=0.9) as first, consuming(queue_server, lease=0.9) as second:
         admit(queue_server, JOB, ["x"])
         (jobs,) = take(first)
@@ -349,7 +356,7 @@ def test_lease_is_renewed_while_the_batch_runs(queue_server: RedisClient) -> Non
 
 
 def test_job_that_kills_its_workers_is_dead_lettered_and_its_caller_gets_an_error(
-    queue_server: RedisClient, producer: DrivenProducer
+    queue_server: QueueShard, producer: DrivenProducer
 ) -> None:
     async def poison() -> None:
         await producer.run(JOB, ["poison"], 20.0)
@@ -373,31 +380,31 @@ def test_job_that_kills_its_workers_is_dead_lettered_and_its_caller_gets_an_erro
             assert last.take() == []
     caller.join()
     assert len(failure) == 1
-    (letter,) = dead_letters.list_all(queue_server)
+    (letter,) = dead_letters.list_all((queue_server,))
     assert letter.reason == "max-deliveries"
-    assert dead_letters.read(queue_server, letter.id)[1] == ["poison"]
-    dead_letters.delete(queue_server, letter.id)
-    assert dead_letters.list_all(queue_server) == []
+    assert dead_letters.read((queue_server,), letter.id)[1] == ["poison"]
+    dead_letters.delete((queue_server,), letter.id)
+    assert dead_letters.list_all((queue_server,)) == []
     with pytest.raises(UnknownResourceError):
-        dead_letters.read(queue_server, letter.id)
+        dead_letters.read((queue_server,), letter.id)
     assert queued_bytes(queue_server) == 0
 
 
 def test_corrupt_job_is_dead_lettered_and_its_neighbours_are_served(
-    queue_server: RedisClient, consumer: Consumer
+    queue_server: QueueShard, consumer: Consumer
 ) -> None:
     entry = admit(queue_server, JOB, ["good"])
     streams.admit(queue_server, JOB, b"not a job", 1, timeout_ms=60_000)
     large = Job(id="large", encoder=TEXT)
     admit(queue_server, large, ["x" * (MAX_INLINE_BYTES + 1)])
-    queue_server.redis.set(SHARD.payload("large"), b"not a job")
+    queue_server.redis.set(ShardKeys().payload("large"), b"not a job")
     batch = take(consumer)
     assert [delivery.entry for delivery in batch] == [entry]
-    (letter, _) = dead_letters.list_all(queue_server)
+    (letter, _) = dead_letters.list_all((queue_server,))
     assert letter.reason == "corrupt"
     with pytest.raises(CorruptDataError):
-        dead_letters.read(queue_server, letter.id)
-    assert not queue_server.redis.exists(SHARD.payload("large"))
+        dead_letters.read((queue_server,), letter.id)
+    assert not queue_server.redis.exists(ShardKeys().payload("large"))
 
 
 def test_waiting_callers_get_an_error_when_the_queue_server_stops(
@@ -405,7 +412,7 @@ def test_waiting_callers_get_an_error_when_the_queue_server_stops(
 ) -> None:
     with TemporaryDirectory(prefix="sw") as folder:
         valkey = ServerProcess(Path(folder), QUEUE_FLAGS, server_binary)
-        server = RedisClient(valkey.url, 1.0, QueueUnavailableError, failure_pause=0.0)
+        server = QueueShard(valkey.url, 1.0, failure_pause=0.0)
         with producing(server) as producer, present(server):
 
             async def wait() -> None:

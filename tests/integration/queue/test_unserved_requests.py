@@ -11,8 +11,8 @@ import pytest
 
 from stitchwork.errors import NoWorkerError
 from stitchwork.queue import streams
-from stitchwork.queue.keys import SHARD
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.keys import ShardKeys
+from stitchwork.queue.shards import QueueShard
 from tests.integration.queue.test_queue import (
     JOB,
     DrivenProducer,
@@ -29,17 +29,17 @@ TTL = 2.0
 """That of a worker that is killed; heartbeats come four times as often."""
 WORKER = f"""
 import sys
-from stitchwork.errors import QueueUnavailableError
-from stitchwork.queue.worker_registry import Heartbeat, StartAnnouncement, WorkerStatus
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.heartbeats import Heartbeat, StartAnnouncement
+from stitchwork.queue.shards import QueueShard
+from stitchwork.queue.worker_registry import WorkerStatus
 
 kind, url, model = sys.argv[1:]
-server = RedisClient(url, 5.0, QueueUnavailableError)
+server = QueueShard(url, 5.0)
 status = WorkerStatus(worker=kind, serves=(model,))
 if kind == "live":
-    presence = Heartbeat(server, {TTL}, lambda: status)
+    presence = Heartbeat((server,), {TTL}, lambda: status)
 else:
-    presence = StartAnnouncement(server, {TTL}, status)
+    presence = StartAnnouncement((server,), {TTL}, status)
 presence.start()
 print("running", flush=True)
 sys.stdin.readline()
@@ -49,7 +49,7 @@ presence.stop()
 
 
 @contextmanager
-def worker(server: RedisClient, kind: str, model: str = "*") -> Iterator[subprocess.Popen[str]]:
+def worker(server: QueueShard, kind: str, model: str = "*") -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-P", "-c", WORKER, kind, server.url, model]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe) as process:
@@ -67,14 +67,14 @@ def end(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0
 
 
-async def waiting_request(server: RedisClient, producer: DrivenProducer) -> "asyncio.Task[object]":
+async def waiting_request(server: QueueShard, producer: DrivenProducer) -> "asyncio.Task[object]":
     """A request in the queue, whose deadline is far."""
     request = asyncio.create_task(producer.run(JOB, ["x"], machine.deadline(120)))
     await arrival(server)
     return request
 
 
-def refusal_seconds(server: RedisClient, ttl: float, *, is_killed: bool) -> float:
+def refusal_seconds(server: QueueShard, ttl: float, *, is_killed: bool) -> float:
     """How long after the end of its last worker a request is refused."""
 
     async def main(producer: DrivenProducer) -> float:
@@ -93,18 +93,18 @@ def refusal_seconds(server: RedisClient, ttl: float, *, is_killed: bool) -> floa
         return producer.drive(main(producer))
 
 
-def test_request_whose_last_worker_has_ended_is_refused(queue_server: RedisClient) -> None:
+def test_request_whose_last_worker_has_ended_is_refused(queue_server: QueueShard) -> None:
     seconds = refusal_seconds(queue_server, machine.deadline(60), is_killed=False)
     assert seconds >= RESTART, "another worker had no time to start"
     assert seconds < machine.deadline(60)
     assert queued_bytes(queue_server) == 0, "its job was taken out of the queue"
 
 
-def test_request_whose_last_worker_was_killed_is_refused(queue_server: RedisClient) -> None:
+def test_request_whose_last_worker_was_killed_is_refused(queue_server: QueueShard) -> None:
     assert refusal_seconds(queue_server, TTL, is_killed=True) < machine.deadline(60)
 
 
-def test_request_waits_for_a_worker_that_starts(queue_server: RedisClient) -> None:
+def test_request_waits_for_a_worker_that_starts(queue_server: QueueShard) -> None:
     async def main(producer: DrivenProducer) -> None:
         with worker(queue_server, "live") as process, worker(queue_server, "starting"):
             request = await waiting_request(queue_server, producer)
@@ -122,9 +122,9 @@ def test_request_waits_for_a_worker_that_starts(queue_server: RedisClient) -> No
         producer.drive(main(producer))
 
 
-def test_announcement_of_a_start_ends_with_it(queue_server: RedisClient) -> None:
+def test_announcement_of_a_start_ends_with_it(queue_server: QueueShard) -> None:
     with worker(queue_server, "starting") as process:
-        assert queue_server.redis.zcard(SHARD.starting) == 1
+        assert queue_server.redis.zcard(ShardKeys().starting) == 1
         assert not streams.stream_backlogs(queue_server)
         end(process)
-        assert queue_server.redis.zcard(SHARD.starting) == 0
+        assert queue_server.redis.zcard(ShardKeys().starting) == 0

@@ -9,13 +9,14 @@ import pytest
 
 from stitchwork.errors import QueueFullError
 from stitchwork.queue import streams
-from stitchwork.queue.keys import SHARD
+from stitchwork.queue.heartbeats import Heartbeat
+from stitchwork.queue.keys import ShardKeys
 from stitchwork.queue.messages import Job
 from stitchwork.queue.requirements import ModelRequirement
+from stitchwork.queue.shards import QueueShard
 from stitchwork.queue.upkeep import remove_expired
-from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus, live_workers
+from stitchwork.queue.worker_registry import WorkerStatus, live_workers
 from stitchwork.redis.async_client import AsyncRedisClient
-from stitchwork.redis.client import RedisClient
 from stitchwork.resources import Registration, TextEncoder
 from tests.integration.queue.test_queue import (
     JOB,
@@ -33,30 +34,33 @@ from tests.support import machine
 OTHER = Job(id="", encoder=TextEncoder(model="other"))
 
 
-def test_worker_is_listed_with_its_status_until_it_deregisters(queue_server: RedisClient) -> None:
+def test_worker_is_listed_with_its_status_until_it_deregisters(queue_server: QueueShard) -> None:
     with present(queue_server, "one", serves=("words",), refused={"a": "moved"}):
         with present(queue_server, "two", loaded=(JOB.stream,)) as two:
-            assert {worker.worker for worker in live_workers(queue_server, 10.0)} == {"one", "two"}
+            assert {worker.worker for worker in live_workers((queue_server,), 10.0)} == {
+                "one",
+                "two",
+            }
             with present(queue_server, "three") as three:
                 assert three.is_loaded_elsewhere(JOB.stream)
             assert not two.is_loaded_elsewhere(JOB.stream), "what it has itself does not count"
-        (one,) = live_workers(queue_server, 10.0)
+        (one,) = live_workers((queue_server,), 10.0)
     assert (one.serves, one.refused) == (("words",), {"a": "moved"})
     assert [one.takes(ModelRequirement(name)) for name in ("words", "word", "")] == [
         True,
         False,
         True,
     ]
-    assert live_workers(queue_server, 10.0) == []
+    assert live_workers((queue_server,), 10.0) == []
 
 
-def test_worker_with_an_unknown_status_is_not_counted(queue_server: RedisClient) -> None:
+def test_worker_with_an_unknown_status_is_not_counted(queue_server: QueueShard) -> None:
     with present(queue_server):
-        queue_server.redis.hset(SHARD.announced, "someone", b'{"unheard": "of"}')
-        assert live_workers(queue_server, 10.0) == []
+        queue_server.redis.hset(ShardKeys().announced, "someone", b'{"unheard": "of"}')
+        assert live_workers((queue_server,), 10.0) == []
 
 
-def test_stream_is_read_only_by_a_worker_that_serves_it(queue_server: RedisClient) -> None:
+def test_stream_is_read_only_by_a_worker_that_serves_it(queue_server: QueueShard) -> None:
     def takes(stream: str, requirement: ModelRequirement) -> bool:
         return requirement == ("other", "float32")
 
@@ -67,7 +71,7 @@ def test_stream_is_read_only_by_a_worker_that_serves_it(queue_server: RedisClien
         assert [delivery.items for delivery in take(picky)] == [["y"]]
 
 
-def test_loaded_encoders_go_first_and_no_stream_starves(queue_server: RedisClient) -> None:
+def test_loaded_encoders_go_first_and_no_stream_starves(queue_server: QueueShard) -> None:
     patience = {JOB.stream: 0.0, OTHER.stream: 1.0}
     with consuming(queue_server, patience=lambda stream: patience[stream]) as consumer:
         admit(queue_server, OTHER, ["far"])
@@ -84,7 +88,7 @@ def test_loaded_encoders_go_first_and_no_stream_starves(queue_server: RedisClien
         assert taken[-1] == "far", "work that does is done in the end, under any load"
 
 
-def test_hanging_job_is_released_at_once(queue_server: RedisClient) -> None:
+def test_hanging_job_is_released_at_once(queue_server: QueueShard) -> None:
     hung = threading.Event()
     with (
         consuming(queue_server, lease=8.0, hang=0.4, on_hang=hung.set) as stuck,
@@ -99,7 +103,7 @@ def test_hanging_job_is_released_at_once(queue_server: RedisClient) -> None:
         assert not stuck.answer(jobs, lengths(jobs))
 
 
-def test_long_load_does_not_count_as_hanging(queue_server: RedisClient) -> None:
+def test_long_load_does_not_count_as_hanging(queue_server: QueueShard) -> None:
     hung = threading.Event()
     with consuming(queue_server, lease=0.4, hang=0.2, on_hang=hung.set) as loading:
         admit(queue_server, JOB, ["x"])
@@ -110,7 +114,7 @@ def test_long_load_does_not_count_as_hanging(queue_server: RedisClient) -> None:
         assert hung.wait(machine.deadline(30))
 
 
-def test_queue_with_a_long_wait_refuses_before_it_is_full(queue_server: RedisClient) -> None:
+def test_queue_with_a_long_wait_refuses_before_it_is_full(queue_server: QueueShard) -> None:
     with (
         present(queue_server),
         producing(queue_server, max_wait_seconds=0.05, full_seconds=60.0) as producer,
@@ -124,7 +128,7 @@ def test_queue_with_a_long_wait_refuses_before_it_is_full(queue_server: RedisCli
             producer.check_room(TEXT)
 
 
-def test_backlogs_count_waiting_and_running_jobs(queue_server: RedisClient) -> None:
+def test_backlogs_count_waiting_and_running_jobs(queue_server: QueueShard) -> None:
     with consuming(queue_server) as consumer:
         assert streams.stream_backlogs(queue_server) == {}
         admit(queue_server, JOB, ["x"])
@@ -138,13 +142,13 @@ def test_backlogs_count_waiting_and_running_jobs(queue_server: RedisClient) -> N
 
 
 def test_drain_waits_for_earlier_jobs_and_not_for_later_ones(
-    queue_server: RedisClient,
+    queue_server: QueueShard,
 ) -> None:
     with producing(queue_server) as producer, consuming(queue_server) as consumer:
         registration = Registration(
             kind="space", id="s", version="1", encoder=TEXT, parent="p", total=3
         )
-        streams.enqueue_registration(queue_server, registration)
+        streams.enqueue_registration((queue_server,), registration)
         assert producer.drive(producer.drain(5.0)), "nobody waits for a draft's next step"
         (nudged,) = take(consumer)
         consumer.answer(nudged, None)
@@ -160,29 +164,29 @@ def test_drain_waits_for_earlier_jobs_and_not_for_later_ones(
         assert producer.drive(drain())
 
 
-def remove(server: RedisClient, **options: int) -> int:
+def remove(server: QueueShard, **options: int) -> int:
     async def main() -> int:
         client = AsyncRedisClient.of(server)
         try:
-            return await remove_expired(client, **options)
+            return await remove_expired(client, ShardKeys(), **options)
         finally:
             await client.close()
 
     return asyncio.run(main())
 
 
-def test_leftovers_of_dead_processes_are_removed(queue_server: RedisClient) -> None:
+def test_leftovers_of_dead_processes_are_removed(queue_server: QueueShard) -> None:
     with consuming(queue_server) as consumer:
         admit(queue_server, JOB, ["x"])
         (delivery,) = take(consumer)
         consumer.answer(delivery, lengths(delivery))
     silent = WorkerStatus(worker="gone")
-    Heartbeat(queue_server, 10.0, lambda: silent)._beat()
-    queue_server.redis.zadd(SHARD.apis, {"api": 1})
-    queue_server.redis.rpush(SHARD.replies("api"), b"unread")
+    Heartbeat((queue_server,), 10.0, lambda: silent)._beat(queue_server)
+    queue_server.redis.zadd(ShardKeys().apis, {"api": 1})
+    queue_server.redis.rpush(ShardKeys().replies("api"), b"unread")
     assert remove(queue_server) == 1, "the API; the others may still come back"
     assert remove(queue_server) == 0, "one process at a time"
-    queue_server.redis.delete(SHARD.swept)
+    queue_server.redis.delete(ShardKeys().swept)
     assert remove(queue_server, expired_ms=-1, idle_stream_ms=-1) == 2
     left: Any = queue_server.redis.keys("*")
-    assert {key.decode() for key in left} <= {SHARD.swept, SHARD.bytes}
+    assert {key.decode() for key in left} <= {ShardKeys().swept, ShardKeys().bytes}

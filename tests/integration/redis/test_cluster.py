@@ -11,10 +11,10 @@ import pytest
 from redis.exceptions import ResponseError
 
 from stitchwork.errors import (
-    QueueUnavailableError,
     RegistryUnavailableError,
 )
-from stitchwork.queue.keys import SHARD
+from stitchwork.queue.keys import ShardKeys
+from stitchwork.queue.shards import QueueShard
 from stitchwork.redis import chunked_arrays
 from stitchwork.redis.async_client import AsyncRedisClient
 from stitchwork.redis.client import Check, RedisClient
@@ -59,10 +59,10 @@ def other_master(cluster: RedisCluster, key: str) -> ClusterNode:
 
 
 def test_registry_and_queue_have_one_slot_each(cluster: RedisCluster) -> None:
-    queue = RedisClient(cluster.url(), 5.0, QueueUnavailableError)
+    queue = QueueShard(cluster.url(), 5.0)
     with closing(connect(cluster)) as registry, closing(queue):
-        assert SHARD.bytes.startswith(queue.key(""))
-        assert cluster.owner(registry.key("x")) is not cluster.owner(SHARD.bytes)
+        assert ShardKeys().bytes.startswith(queue.key(""))
+        assert cluster.owner(registry.key("x")) is not cluster.owner(ShardKeys().bytes)
         promised = registry.confirms_writes()
         wait = 1000 if promised else 0
         commands = [("SET", registry.key(name), name) for name in "abcdef"]
@@ -95,19 +95,19 @@ def test_documented_rights_suffice_on_a_cluster(
 
 
 def test_slots_on_one_node_are_reported(cluster: RedisCluster) -> None:
-    queue = RedisClient(cluster.url(), 5.0, QueueUnavailableError)
+    queue = QueueShard(cluster.url(), 5.0)
     with closing(connect(cluster)) as server, closing(queue):
         registry = Registry(server, durable=False, stale_seconds=60)
         warning = "registry and queue are on one node of their cluster"
         target = next(
             node
             for node in cluster.masters
-            if node not in (cluster.owner(SHARD.bytes), cluster.owner(server.key("x")))
+            if node not in (cluster.owner(ShardKeys().bytes), cluster.owner(server.key("x")))
         )
         cluster.move_slot(server.key("x"), target)
-        assert warning not in str(ServerReporter(registry, queue).report().warnings)
-        cluster.move_slot(server.key("x"), cluster.owner(SHARD.bytes))
-        assert warning in str(ServerReporter(registry, queue).report().warnings)
+        assert warning not in str(ServerReporter(registry, (queue,)).report().warnings)
+        cluster.move_slot(server.key("x"), cluster.owner(ShardKeys().bytes))
+        assert warning in str(ServerReporter(registry, (queue,)).report().warnings)
 
 
 def test_clients_follow_a_slot_to_another_node(cluster: RedisCluster) -> None:

@@ -188,7 +188,7 @@ def test_durability_is_what_the_server_does(
     process = start(*flags)
     server = RedisClient(process.url, machine.deadline(5.0), RegistryUnavailableError)
     registry = Registry(server, durable=server.confirms_writes(), stale_seconds=60)
-    report = ServerReporter(registry, server).report()
+    report = ServerReporter(registry, (server,)).report()
     if promise == "aof unless 7.0":
         promise = "aof" if server_binary.has_waitaof else "none"
     assert report.durability.startswith(promise)

@@ -11,7 +11,7 @@ from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.messages import Job
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.shards import QueueShard
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import EncoderSpec, ImageEncoder, TextEncoder, VisionEncoder
 from stitchwork.telemetry import Metrics, Telemetry
@@ -22,7 +22,7 @@ from stitchwork.worker.encoder_check import EncoderChecker
 @pytest.mark.parametrize("kind", ["timm", "transformers", "transformers-vision"])
 @pytest.mark.parametrize("fault", ["missing", "cut short", "outside the roots"])
 def test_files_that_a_worker_lacks_are_no_fault_of_a_request_for_a_registered_space(
-    registry: Registry, queue_server: RedisClient, tmp_path: Path, kind: str, fault: str
+    registry: Registry, queue_server: QueueShard, tmp_path: Path, kind: str, fault: str
 ) -> None:
     roots = tmp_path / "roots"
     folder = (tmp_path if fault.startswith("outside") else roots) / "model"
@@ -38,7 +38,7 @@ def test_files_that_a_worker_lacks_are_no_fault_of_a_request_for_a_registered_sp
     encoders = EncoderCache("cpu", (roots,), offline=True)
     inverses = InverseCache(queue_server, 1)
     runner = BatchRunner(
-        Consumer(queue_server, "w", items_per_batch=1).leases,
+        Consumer((queue_server,), "w", items_per_batch=1).leases,
         encoders.get,
         encoders,
         EncoderChecker(registry),

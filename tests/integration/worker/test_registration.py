@@ -17,6 +17,7 @@ from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.loaded_encoder import LoadedEncoder
 from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.messages import Job
+from stitchwork.queue.shards import QueueShard
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.entries import Entry, Outcome
@@ -68,7 +69,7 @@ class Runners(Protocol):
 
 @pytest.fixture
 def runners(
-    registry: Registry, queue_server: RedisClient, encoders: EncoderCache
+    registry: Registry, queue_server: QueueShard, encoders: EncoderCache
 ) -> Iterator[Runners]:
     """Makes a runner that gets its encoders from a function."""
     inverses = InverseCache(queue_server, 1)
@@ -78,7 +79,7 @@ def runners(
     ) -> RegistrationRunner:
         return RegistrationRunner(
             own_registry,
-            Consumer(queue_server, "registrations-test", items_per_batch=1),
+            Consumer((queue_server,), "registrations-test", items_per_batch=1),
             Translator(registry, inverses, 1 << 20),
             SpaceCheckThread(registry.space_checks),
             encoders,

@@ -13,10 +13,9 @@ import httpx
 import numpy as np
 import pytest
 
-from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue.consumer import Consumer
-from stitchwork.queue.keys import SHARD
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.keys import ShardKeys
+from stitchwork.queue.shards import QueueShard
 from stitchwork.telemetry.metrics import STEPS
 from tests.support.waiting import wait_until
 from tests.system.telemetry.conftest import QUEUE_JOBS, WIDTH, ObservedService
@@ -31,9 +30,9 @@ LONG_TEXTS = ["many words " * 20] * 16
 @contextmanager
 def dying_worker(service: ObservedService) -> Iterator[None]:
     """A worker that takes the oldest job, and disappears without releasing it at exit."""
-    server = RedisClient(service.cluster.queue.url, 5.0, QueueUnavailableError)
+    server = QueueShard(service.cluster.queue.url, 5.0)
     # Without `start` it renews no lease.
-    jobs = Consumer(server, "dying", items_per_batch=1).take()
+    jobs = Consumer((server,), "dying", items_per_batch=1).take()
     assert len(jobs) == 1
     yield
     server.close()
@@ -235,7 +234,7 @@ def test_a_dead_lettered_job_is_counted(service: ObservedService) -> None:
     )
 
     def jobs() -> list[bytes]:
-        keys: Any = service.cluster.jobs.keys(SHARD.payload("*"))
+        keys: Any = service.cluster.jobs.keys(ShardKeys().payload("*"))
         return list(keys)
 
     wait_until("the job waits", jobs)

@@ -22,7 +22,8 @@ from stitchwork.api.schemas.responses import (
 )
 from stitchwork.errors import InvalidInputError, RegistryUnavailableError
 from stitchwork.geometry.bridges import BRIDGES, DEFAULT_BRIDGE
-from stitchwork.queue.streams import stream_backlogs
+from stitchwork.queue.shards import read_shards
+from stitchwork.queue.streams import merge_backlogs, stream_backlogs
 from stitchwork.queue.worker_registry import WorkerStatus
 
 router = APIRouter(tags=["operation"])
@@ -134,11 +135,12 @@ def readiness(state: AppState, min_workers: int = 0) -> ReadyResponse:
     if state.executor.is_stalled:
         stalled.append(state.executor.name)
     producer = state.producer
-    live_workers = producer.known_workers if producer.is_connected else []
+    live_workers, unavailable = producer.connected_workers, producer.unavailable_shards
     return ReadyResponse(
         ready=not draining and not stalled and len(live_workers) >= min_workers,
         registry=state.registry.lease_keeper.is_connected,
-        queue=producer.is_connected,
+        queue=not unavailable,
+        unavailable_shards=unavailable if len(producer.shards) > 1 else [],
         workers=len(live_workers),
         draining=draining,
         stalled=stalled,
@@ -159,6 +161,7 @@ def _models(state: AppState, workers: Sequence[WorkerStatus]) -> dict[str, str]:
 def _workers(state: AppState, patterns: Sequence[str]) -> WorkersResponse:
     live_workers = state.producer.workers()
     models = _models(state, live_workers)
+    backlogs, unavailable = read_shards(state.producer.shards, stream_backlogs)
     queues = [
         EncoderQueue(
             encoder=encoder,
@@ -169,7 +172,7 @@ def _workers(state: AppState, patterns: Sequence[str]) -> WorkersResponse:
             oldest_seconds=(backlog.waited_ms or 0) / 1000,
             workers=sum(worker.takes(backlog.requirement) for worker in live_workers),
         )
-        for encoder, backlog in stream_backlogs(state.producer.server).items()
+        for encoder, backlog in merge_backlogs(backlogs).items()
         # Every worker takes jobs without a model.
         if not backlog.model or any(fnmatchcase(backlog.model, pattern) for pattern in patterns)
     ]
@@ -181,4 +184,5 @@ def _workers(state: AppState, patterns: Sequence[str]) -> WorkersResponse:
         queues=queues,
         waiting=sum(queue.waiting for queue in queues),
         oldest_seconds=max((queue.oldest_seconds for queue in queues), default=0.0),
+        unavailable_shards=unavailable,
     )

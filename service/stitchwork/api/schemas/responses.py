@@ -258,7 +258,13 @@ class ReadyResponse(ResponseModel):
 
     ready: bool
     registry: bool = Field(False, description="Whether the registry server responded a moment ago.")
-    queue: bool = Field(False, description="Whether the queue server responded a moment ago.")
+    queue: bool = Field(
+        False,
+        description="Whether the queue server, or that of each shard, responded a moment ago.",
+    )
+    unavailable_shards: list[str] = Field(
+        [], description="The shards of the queue, of several, whose servers did not respond."
+    )
     workers: int = Field(0, description="Number of live workers, 0 without the queue server.")
     draining: bool = Field(False, description="Whether this process is about to end.")
     stalled: list[str] = Field(
@@ -296,6 +302,9 @@ class WorkersResponse(ResponseModel):
     queues: list[EncoderQueue]
     waiting: int
     oldest_seconds: float
+    unavailable_shards: list[str] = Field(
+        [], description="The shards of the queue whose servers did not respond; they are left out."
+    )
 
 
 class InfoResponse(ResponseModel):
