@@ -49,6 +49,7 @@ ON_EVERY_SERVER: Final = (
 ON_ONE_SERVER: Final = (
     "tests/integration/queue/test_shards.py",
     "tests/integration/queue/test_unserved_requests.py",
+    "tests/integration/redis/test_queue_shards.py",
 )
 """Those of them that wait for processes more than they call a server."""
 

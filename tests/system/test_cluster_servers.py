@@ -24,7 +24,8 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.models
 
-REGISTRY_KEY, QUEUE_KEY = "stitchwork:{records}:x", "stitchwork:{q0}:x"
+REGISTRY_KEY = "stitchwork:{records}:x"
+SHARDS = 3
 WIDTH = 384
 UNCONFIRMED = "0 of 1 replicas"
 
@@ -112,7 +113,11 @@ def test_service_on_a_cluster_answers_right_while_slots_move_and_a_master_ends()
     flags = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
     with redis_cluster(server_binary(VALKEY_9), *flags) as cluster:
         replicas = {master: cluster.add_replica(master) for master in cluster.masters}
-        env: Any = {"STITCHWORK_LOG_LEVEL": "error", "STITCHWORK_DURABLE_REPLICAS": "1"}
+        env: Any = {
+            "STITCHWORK_LOG_LEVEL": "error",
+            "STITCHWORK_DURABLE_REPLICAS": "1",
+            "STITCHWORK_QUEUE_SHARDS": str(SHARDS),
+        }
         with (
             running(roots=(minilm_folder(),), server_url=cluster.url(), **env) as service,
             httpx.Client(base_url=service.url, timeout=machine.deadline(60)) as http,
@@ -133,8 +138,9 @@ def test_service_on_a_cluster_answers_right_while_slots_move_and_a_master_ends()
                     count = outcomes[name]
                     wait_until(f"{name} again", lambda: outcomes[name] > count + 3)
 
-                for key in (REGISTRY_KEY, QUEUE_KEY):
-                    cluster.move_slot(key, other_master(cluster, REGISTRY_KEY, QUEUE_KEY))
+                queue_key = shard_of_encoder(cluster)
+                for key in (REGISTRY_KEY, queue_key):
+                    cluster.move_slot(key, other_master(cluster, REGISTRY_KEY, queue_key))
                     goes_on("translate right")
                     goes_on("stitch right")
                 victim = cluster.owner(REGISTRY_KEY)
@@ -160,6 +166,15 @@ def test_service_on_a_cluster_answers_right_while_slots_move_and_a_master_ends()
             assert not [outcome for outcome in outcomes if "wrong" in outcome], outcomes
             for name in names(spaces):
                 assert http.get(f"/spaces/{name}").is_success, "what was confirmed is lost"
+
+
+def shard_of_encoder(cluster: RedisCluster) -> str:
+    """A key of the shard that has the jobs of the only encoder."""
+    for number in range(SHARDS):
+        key = f"stitchwork:{{q{number}}}:encoders"
+        if set(cluster.owner(key).call("HKEYS", key)) - {b"registration"}:
+            return key
+    raise AssertionError("no shard has an encoder")
 
 
 def names(outcomes: Counter[str]) -> list[str]:
