@@ -104,8 +104,10 @@ class RedisCluster:
         self.set_node_timeout(PATIENT_MS)
 
     def url(self, scheme: str = "cluster", credentials: str = "") -> str:
-        """The URL of the cluster by its first node, after one where nothing answers."""
-        return f"{scheme}://{credentials}127.0.0.1:1,127.0.0.1:{self.nodes[0].port}"
+        """The URL of the cluster by its first two nodes, after one where nothing answers."""
+        first, second = self.nodes[:2]
+        hosts = f"127.0.0.1:1,127.0.0.1:{first.port},127.0.0.1:{second.port}"
+        return f"{scheme}://{credentials}{hosts}"
 
     def owner(self, key: str) -> ClusterNode:
         """The node that serves a key, as the first live node says."""
@@ -187,7 +189,7 @@ class RedisCluster:
         return node
 
     def _meet(self, node: ClusterNode) -> None:
-        self.nodes[0].call("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus_port)
+        self._live().call("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus_port)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from stitchwork.redis.urls import shard_urls
 from stitchwork.resources import Scope
 from stitchwork.settings import Settings
 from tests.support.chart_schema import SCHEMA, document, render
@@ -19,6 +20,7 @@ NO_LIMITS = {
     "apis": "",
     "workers": "",
     "worker_index": "",
+    "queue_shards": "",
     "worker_port": "",
     "durable_replicas": "a guarantee",
     "model_memory_bytes": "models evict each other",
@@ -69,6 +71,15 @@ def test_number_is_a_limit_or_listed_as_none() -> None:
         ({"redis_url": "sentinel://one,two"}, "service name"),
         ({"queue_url": "sentinels:///main", "redis_url": "redis://x"}, "host is missing"),
         ({"queue_url": "redis://x"}, "needs redis_url"),
+        ({"queue_url": "redis://x http://y", "redis_url": "redis://z"}, "redis://"),
+        ({"queue_url": "redis://x redis://x", "redis_url": "redis://z"}, "got one twice"),
+        ({"queue_shards": 2}, "needs a cluster:// URL"),
+        ({"queue_shards": 2, "redis_url": "redis://x"}, "needs a cluster:// URL"),
+        (
+            {"queue_shards": 3, "queue_url": "redis://x redis://y", "redis_url": "redis://z"},
+            "queue_url names 2 servers, which are one shard each",
+        ),
+        ({"queue_shards": 17, "redis_url": "cluster://x"}, "less than or equal to 16"),
         ({"durable_replicas": 1}, "needs durable"),
         ({"durable_replicas": 1, "durable": False, "redis_url": "redis://x"}, "needs durable"),
         ({"port": 70_000}, "less than or equal to 65535"),
@@ -124,6 +135,17 @@ def test_redacted_settings_have_no_passwords() -> None:
     ).redacted()
     assert values["redis_url"] == "sentinels://me:***@one,two:1/main?db=0&sentinel_password=***"
     assert values["queue_url"] == "unix:///run/q.sock?password=***"
+
+
+def test_queue_has_a_shard_for_each_url_or_several_in_a_cluster() -> None:
+    several = Settings(redis_url="redis://r", queue_url="redis://:secret@a redis://b:1")
+    assert several.redacted()["queue_url"] == "redis://:***@a redis://b:1"
+    assert shard_urls(str(several.queue_url), several.queue_shards) == [
+        "redis://:secret@a",
+        "redis://b:1",
+    ]
+    cluster = Settings(redis_url="cluster://a,b", queue_shards=2)
+    assert shard_urls(str(cluster.redis_url), cluster.queue_shards) == ["cluster://a,b"] * 2
 
 
 def test_refused_url_is_not_part_of_the_error() -> None:

@@ -9,6 +9,7 @@ from stitchwork.container_limits import thread_limit
 from stitchwork.errors import RegistryUnavailableError
 from stitchwork.queue.shards import QueueShard
 from stitchwork.redis.client import RedisClient
+from stitchwork.redis.urls import shard_urls
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.server_report import ServerReporter
 from stitchwork.settings import Settings
@@ -25,7 +26,8 @@ def connect_servers(settings: Settings) -> tuple[RedisClient, tuple[QueueShard, 
     """
     if settings.redis_url is None:
         raise ValueError("redis_url (STITCHWORK_REDIS_URL) must name the registry server")
-    timeout, urls = settings.redis_timeout_seconds, settings.shard_urls
+    timeout = settings.redis_timeout_seconds
+    urls = shard_urls(settings.queue_url or settings.redis_url, settings.queue_shards)
     registry = RedisClient(
         settings.redis_url, timeout, RegistryUnavailableError, replicas=settings.durable_replicas
     )

@@ -134,6 +134,17 @@ def validate_url(url: str) -> None:
     _check_options(scheme, query)
 
 
+def shard_urls(urls: str, count: int) -> list[str]:
+    """The URL of the server of each shard of a queue.
+
+    Args:
+        urls: The URLs of several servers, separated by spaces, or the one that all shards have.
+        count: How many shards have it.
+    """
+    parts = urls.split()
+    return parts if len(parts) > 1 else parts * count
+
+
 def without_secrets(url: str) -> str:
     """The URL for display: passwords, and options that may be secret, read `***`."""
     start, _, query = url.partition("?")

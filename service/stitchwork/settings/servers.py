@@ -45,12 +45,6 @@ class ServerSettings(BaseSettings):
         0, ge=0, le=16, description="Number of replicas that must have written it as well."
     )
 
-    @property
-    def shard_urls(self) -> list[str]:
-        """The URL of the server of each shard of the queue; empty if `serve` embeds it."""
-        urls = (self.queue_url or self.redis_url or "").split()
-        return urls if len(urls) > 1 else urls * self.queue_shards
-
     @field_validator("redis_url")
     @classmethod
     def _check_registry_url(cls, value: str | None) -> str | None:
