@@ -16,8 +16,9 @@ from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import Translator
 from stitchwork.queue import streams
 from stitchwork.queue.admission import MAX_INLINE_BYTES
-from stitchwork.queue.keys import Shard, stream_name
+from stitchwork.queue.keys import ShardKeys, stream_name
 from stitchwork.queue.messages import Job, Reply
+from stitchwork.queue.shards import QueueShard
 from stitchwork.redis.client import RedisClient
 from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.redis.serialization import unpack_frames
@@ -108,8 +109,8 @@ def test_keys_of_the_registry_are_listed(registry_server: RedisClient, pair: Pai
 
 def test_keys_of_the_queue_are_listed() -> None:
     placeholders = {"name": stream_name("{encoder}", "{class}")}  # type: ignore[arg-type]
-    shard, keys = Shard(), set[str]()
-    for name, member in vars(Shard).items():
+    shard, keys = ShardKeys(), set[str]()
+    for name, member in vars(ShardKeys).items():
         if name.startswith("_") or not isinstance(member, property | FunctionType):
             continue
         value: Any = getattr(shard, name)
@@ -139,11 +140,11 @@ def test_keys_of_inverses_and_rates_are_listed(
     assert matches(queue_server, rows) == set(rows)
 
 
-def test_fields_of_an_entry_are_listed(queue_server: RedisClient) -> None:
+def test_fields_of_an_entry_are_listed(queue_server: QueueShard) -> None:
     job = Job(id="1", encoder=TextEncoder(model="words"))
     for text in ("short", "x" * MAX_INLINE_BYTES):
         streams.admit(queue_server, job, job.pack([text]), 1, timeout_ms=60_000)
-    entries: Any = queue_server.redis.xrange(Shard().stream(stream_name(job.stream)))
+    entries: Any = queue_server.redis.xrange(ShardKeys().stream(stream_name(job.stream)))
     fields = {name.decode() for _, values in entries for name in values}
     assert set(listed("queue.md", "Fields of an entry")) == fields
 

@@ -19,9 +19,9 @@ import httpx
 import numpy as np
 import pytest
 
-from stitchwork.errors import QueueUnavailableError
-from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.heartbeats import Heartbeat
+from stitchwork.queue.shards import QueueShard
+from stitchwork.queue.worker_registry import WorkerStatus
 from tests.support import machine
 from tests.support.cluster import Cluster
 from tests.support.lock_watch import LockWatch
@@ -83,9 +83,9 @@ def target() -> Iterator[Target]:
                 limits=httpx.Limits(max_connections=None),
             )
         )
-        queue = RedisClient(cluster.queue.url, machine.deadline(5.0), QueueUnavailableError)
+        queue = QueueShard(cluster.queue.url, machine.deadline(5.0))
         stack.callback(queue.close)
-        heartbeat = Heartbeat(queue, WORKER_SECONDS, lambda: WorkerStatus(worker="absent"))
+        heartbeat = Heartbeat((queue,), WORKER_SECONDS, lambda: WorkerStatus(worker="absent"))
         heartbeat.start()
         stack.callback(heartbeat.stop)
         for name, width in (("x", 64), ("wide", 4096)):

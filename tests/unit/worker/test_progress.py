@@ -7,12 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from stitchwork.errors import QueueUnavailableError
 from stitchwork.models.image_files import prepare_images
 from stitchwork.models.text_cutting import MAX_CHARACTERS, TextCutter
 from stitchwork.queue import leases as leases_module
 from stitchwork.queue.leases import Leases
-from stitchwork.redis.client import RedisClient
+from stitchwork.queue.shards import QueueShard
 from tests.support.images import file
 
 HANG = 20.0
@@ -30,14 +29,14 @@ class SlowWork:
     """
 
     def __init__(self) -> None:
-        server = RedisClient("redis://localhost:1", 1.0, QueueUnavailableError)
+        shard = QueueShard("redis://localhost:1", 1.0)
         self.now = 0.0
-        self.leases = Leases(server, "w", lease=10.0, hang=HANG, on_hang=lambda: None)
+        self.leases = Leases((shard,), "w", lease=10.0, hang=HANG, on_hang=lambda: None)
         self.overdue = list[bool]()
 
     def begin(self) -> None:
         """Take a job."""
-        self.leases.add([("stream", "1-0")])
+        self.leases.add([(0, "stream", "1-0")])
 
     def step(self) -> None:
         """Work on an input."""
