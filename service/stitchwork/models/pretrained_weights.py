@@ -43,8 +43,11 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     """Load the tokenizer of a model.
 
     Raises:
-        JobFailedError: If the folder has no tokenizer. transformers would make an empty one.
+        JobFailedError: If there is no such folder, or no tokenizer in it. transformers would make
+            an empty one.
     """
+    if not folder.is_dir():
+        raise _load_failed(f"{name} cannot be loaded: the worker finds no folder at its path")
     if not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
         raise _load_failed(
             f"{name} has no tokenizer: expected a file of {', '.join(TOKENIZER_FILES)}"

@@ -1,6 +1,7 @@
 """Weights of text models: complete ones are loaded, all others are refused by name."""
 
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
@@ -127,6 +128,13 @@ def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
     for name in ("tokenizer.json", "vocab.txt"):
         (folder / name).unlink(missing_ok=True)
     assert "has no tokenizer: expected a file of tokenizer.json, vocab.txt" in error_of(folder)
+
+
+def test_a_folder_that_does_not_exist_is_refused(folder: Path) -> None:
+    rmtree(folder)
+    message = error_of(folder)
+    assert "the worker finds no folder at its path" in message
+    assert "tokenizer" not in message
 
 
 @pytest.mark.parametrize("model_class", [T5EncoderModel, T5ForConditionalGeneration])
