@@ -17,12 +17,13 @@ CURL: Final = re.compile(r"^ *curl (?:.*\\\n)*.*\n", re.M)
 INTRODUCTION: Final = """\
 # Clients of other services, by example
 
-What `.ci/clients/run` runs in continuous integration, at the current releases of these clients.
-`url` is the address of a service with the spaces `minilm` and `other`. `expected` asks the
-service's own route for the embeddings of the same texts, `unit` scales them to length one, and
-`check` compares; `TEXTS`, `QUERY` and `DOCUMENTS` are texts. What the service takes is described in
-[Clients of OpenAI, Cohere and Text Embeddings Inference](../guides/openai-clients.md), and
-[KServe and Triton clients](../guides/other-clients.md) has examples of tritonclient."""
+Continuous integration runs this code by `.ci/clients/run`, with the current releases of these
+clients. `url` is the address of a service with the spaces `minilm` and `other`. `expected` requests
+the embeddings of the same texts from the service's own route, `unit` scales them to length one, and
+`check` compares embeddings; `TEXTS`, `QUERY` and `DOCUMENTS` are texts.
+[Clients of OpenAI, Cohere and Text Embeddings Inference](../guides/openai-clients.md) describes the
+routes and their fields, and [KServe and Triton clients](../guides/other-clients.md) has examples of
+tritonclient."""
 
 
 def python_clients() -> dict[str, str]:

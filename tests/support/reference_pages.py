@@ -34,8 +34,8 @@ def commands_page() -> str:
     lines = [
         "# Commands",
         "",
-        "`stitchwork COMMAND --help` prints what is here, with all options: those of the command "
-        "alone, and those that it shares with others.",
+        "`stitchwork COMMAND --help` prints the same, with all options, including those that "
+        "several commands share.",
         "",
         "All commands for a running service have these options, which their tables leave out:",
         "",
