@@ -5,9 +5,8 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 import orjson
@@ -34,9 +33,31 @@ SETTINGS: Final = ExperimentSettings(
     draws=3, counts=(100, 300, 1000), small_counts=(), max_test_rows=2000
 )
 MAX_ROWS: Final = 2500
-TEXTS: Final = ("banking77", "20news", "cranfield")
-IMAGES: Final = ("digits", "fashion-mnist")
-IMAGE_ENCODERS: Final = ("lite0", "lite2", "small-resnet")
+
+
+class Run(NamedTuple):
+    """Data sets that are evaluated with the same encoders.
+
+    Attributes:
+        data: Their names, or paths in the folder of data.
+        encoders: Names of encoders; those that suit the data if empty.
+        is_text: Whether they are texts, which lie in the folder of data and which other programs
+            translate too.
+    """
+
+    data: tuple[str, ...]
+    encoders: tuple[str, ...] = ()
+    is_text: bool = True
+
+
+RUNS: Final = {
+    "texts": Run(("banking77", "20news", "cranfield")),
+    "languages": Run(("tatoeba/fra-eng",), ("minilm/eng", "use", "e5")),
+    "family": Run(("tatoeba/spa-eng",), ("minilm/eng", "minilm-sre/eng")),
+    "images": Run(("digits", "fashion-mnist"), ("lite0", "lite2", "small-resnet"), is_text=False),
+}
+"""By folder of results."""
+DATA: Final = tuple(Path(name).name for run in RUNS.values() for name in run.data)
 PLOTS: Final = ("anchors", "relevance")
 """Plots of each data set that the page shows, besides that of all cells."""
 PAGE: Final = "evidence.md"
@@ -60,7 +81,7 @@ PAGE: Final = "evidence.md"
 )
 @click.option(
     "--only",
-    type=click.Choice((*TEXTS, *IMAGES)),
+    type=click.Choice(DATA),
     multiple=True,
     help="A data set; may be repeated [default: all].",
 )
@@ -75,17 +96,22 @@ def main(data: Path, work: Path, docs: Path, only: tuple[str, ...], peers: tuple
     """Evaluate on the data sets in the folder DATA, and on images; write the page."""
     limit_blas(Settings().model_copy(update={"blas_threads": 1}))
     logging.getLogger().setLevel(logging.WARNING)
-    selected = only or (*TEXTS, *IMAGES)
-    texts = tuple(str(data / name) for name in TEXTS if name in selected)
-    images = tuple(name for name in IMAGES if name in selected)
-    common = EvaluationOptions(only=EXPERIMENTS, max_rows=MAX_ROWS, settings=SETTINGS)
-    runs = {
-        "texts": replace(common, data=texts, peers=peers or PEERS),
-        "images": replace(common, data=images, encoders=IMAGE_ENCODERS),
-    }
-    folders = [work / name for name, options in runs.items() if options.data]
-    for folder in folders:
-        evaluate(replace(runs[folder.name], out=folder))
+    folders = []
+    for folder, run in RUNS.items():
+        names = [name for name in run.data if not only or Path(name).name in only]
+        if not names:
+            continue
+        options = EvaluationOptions(
+            data=tuple(str(data / name) if run.is_text else name for name in names),
+            only=EXPERIMENTS,
+            out=work / folder,
+            encoders=run.encoders,
+            max_rows=MAX_ROWS,
+            settings=SETTINGS,
+            peers=(peers or PEERS) if run.is_text else (),
+        )
+        evaluate(options)
+        folders.append(options.out)
     words = [f"--only {name}" for name in only] + [f"--peer {name}" for name in peers]
     write_page(folders, docs, " ".join(["python -m benchmarks.evidence DATA", *words]))
     return 0

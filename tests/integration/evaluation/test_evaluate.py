@@ -220,7 +220,8 @@ def test_parallel_texts_have_a_table_of_languages(results: Record, tmp_path: Pat
     report = {"conditions": results["conditions"], "data": {"two": languages()}}
     text = render_report(report, {})
     assert "### two: Across languages" in text
-    assert "| one/a → one/b | 0.250 | 0.250 | 0.250 | 0.500 | 0.500 | 0.500 |" in text
+    assert "| one/a → one/b | 0.250 | 0.250 | 0.250 | 0.500 | 0.500 | 0.500 | 0.500 |" in text
+    assert "| recall@1, both: Procrustes |\n" in text
     assert "no labels. Experiments took 1 s. 3 rows were left out." in text
     assert "Zero-shot stitching" not in text
     assert set(plots(report, tmp_path)) == {"two/methods", "two/anchors", "cells"}

@@ -70,3 +70,17 @@ def test_papers_table_has_our_figures_beside_it() -> None:
     row = "| MNIST | .88 ± .03 | .97 ± .01 | 0.91 | 0.700 | 0.750 | 0.900 | 1.000 | 0.75 | 0.90 |"
     assert row in text
     assert "| CIFAR-10 | .92 ± .05 | .95 ± .03 | 0.97 |  |  |" in text
+
+
+def test_papers_similarities_across_languages_have_ours_beside_them() -> None:
+    spaces = {"m/eng": {"width": 4}, "e/fra": {"width": 4}, "u/fra": {"width": 6}}
+    figures = {"absolute": 0.1, "irp": 0.5, DEFAULT_BRIDGE: 0.8}
+    records = [
+        {**record(0, method, similarity=value if y == "e/fra" else 0.0), "source": x, "target": y}
+        for method, value in figures.items()
+        for x, y in (("m/eng", "e/fra"), ("m/eng", "u/fra"), ("e/fra", "u/fra"))
+    ]
+    result = {"sizes": [9], "records": records, "native": {}}
+    data = {"spaces": spaces, "experiments": {"translation": result}}
+    text = paper_section({"data": {"fra-eng": data}})
+    assert text.endswith("Here, on fra-eng with 9 anchors: absolute 0.100, irp 0.250, exp 0.400.")
