@@ -57,7 +57,7 @@ paper's method with its two parameters chosen for each pair on validation rows. 
 CIFAR and 20 News images are not to be had here."""
 LANGUAGES_NOTE: Final = """\
 The paper's similarities across languages, the mean cosine about the origin between translated and
-true rows, are .97 from Spanish, French and Japanese to English (absolute −.02 to .03; .99 with
+true rows, are .97 from Spanish, French and Japanese to English (absolute -.02 to .03; .99 with
 XLM-R), on another corpus and with language models of single languages."""
 
 
