@@ -52,7 +52,7 @@ class Run(NamedTuple):
 
 RUNS: Final = {
     "texts": Run(("banking77", "20news", "cranfield")),
-    "languages": Run(("tatoeba/fra-eng",), ("minilm/eng", "use", "e5")),
+    "languages": Run(("tatoeba/fra-eng",), ("minilm/eng", "use/fra", "e5/fra")),
     "family": Run(("tatoeba/spa-eng",), ("minilm/eng", "minilm-sre/eng")),
     "images": Run(("digits", "fashion-mnist"), ("lite0", "lite2", "small-resnet"), is_text=False),
 }
