@@ -201,7 +201,7 @@ class MoveReporter:
         self._begun.wait()
         while not self._ended.is_set() and not self._is_refused:
             self._report("running")
-            self._ended.wait(self._seconds)
+            self._ended.wait(max(self._seconds, getattr(self._error, "retry_after", 0.0) or 0.0))
 
     def _is_unfinished(self) -> bool:
         """Whether the last report of a move that was complete already has not arrived."""

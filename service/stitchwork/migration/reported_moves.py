@@ -51,7 +51,9 @@ class ReportedMove:
             ids = [checkpoint.id for checkpoint in checkpoints if checkpoint is not None]
         else:
             checkpoints = [Checkpoint.read(path / f"{name}.migration") for name in plan.files]
-            ids = [f"{plan.id}-{index}" for index in range(plan.shards)] if plan.id else []
+            # A shard without files has nothing to report.
+            count = min(plan.shards, len(plan.files)) if plan.id else 0
+            ids = [f"{plan.id}-{index}" for index in range(count)]
         first = next((checkpoint for checkpoint in checkpoints if checkpoint is not None), None)
         is_to_target = first is not None and (
             target_key(first.move.target) == target_key(target)
@@ -63,7 +65,7 @@ class ReportedMove:
                 f"{folder}: expected the checkpoint of a move to {target}, got "
                 f"{'none' if first is None else f'one to {first.move.target}'}"
             )
-        if first is None or not is_to_target or not all(ids):
+        if first is None or not is_to_target or not ids or not all(ids):
             return None
         return cls(ids, first.move.versions._asdict())
 

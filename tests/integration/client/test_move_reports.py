@@ -15,8 +15,11 @@ import pytest
 
 from stitchwork.cli.main import main
 from stitchwork.client import Stitchwork
-from stitchwork.errors import ConflictError
+from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration import MoveReporter, OfflineMap, move, open_store
+from stitchwork.migration.advice import StoreFacts
+from stitchwork.migration.reported_moves import ReportedMove, report_assessment
+from stitchwork.migration.store_assessment import StoreAssessment
 from tests.conftest import Pair
 from tests.support import machine
 from tests.support.http_responder import Response, http_responder
@@ -226,3 +229,42 @@ def test_reports_of_other_fields_are_refused_by_their_names(url: str) -> None:
     response = httpx.put(f"{url}/moves/nowhere/assessment", json=assessment)
     assert (response.status_code, response.json()["code"]) == (404, "unknown-resource")
     assert httpx.get(f"{url}/moves/refused").status_code == 404
+
+
+def assessment_of(versions: dict[str, str]) -> StoreAssessment:
+    """An assessment without texts of a store that was moved by a map of these versions."""
+    fields = {"sample": 50, "other_than_translated_share": 0.25, **versions}
+    facts = StoreFacts(ROWS, "x", "y", 50, 0.0, 1.0, 1.0, is_moved=True)
+    return StoreAssessment(fields, facts, None, None, ())
+
+
+@pytest.mark.parametrize("shards", [0, 2])
+def test_verdict_is_listed_with_the_move_that_it_is_on(
+    client: Stitchwork, url: str, store: Path, tmp_path: Path, shards: int
+) -> None:
+    target, folder = tmp_path / "moved.parquet", tmp_path / "state"
+    source, options = store, [["--checkpoint", str(folder)]]
+    if shards:
+        source, target = tmp_path / "old", tmp_path / "new"
+        source.mkdir()
+        store.rename(source / "0.parquet")
+        options = [[*options[0], "--shard", f"{index}/{shards}"] for index in range(shards)]
+    for words in options:
+        assert migrate(url, source, target, *words) == 0
+    assert ReportedMove.read(str(target), None) is None, "its checkpoint is in another folder"
+    reported_move = ReportedMove.read(str(target), folder)
+    assert reported_move is not None
+    for record in moves_to(client, target):
+        assert "assessment" not in record
+    others = assessment_of(reported_move.versions | {"bridge": "irp"})
+    (warning,) = report_assessment(client, reported_move, others)
+    assert warning.endswith("with the move, which is of another bridge")
+    assert report_assessment(client, reported_move, assessment_of(reported_move.versions)) == []
+    (record,) = moves_to(client, target)
+    expected: dict[str, Any]
+    expected = {"sample": 50, "other_than_translated_share": 0.25, "action": None, "reasons": []}
+    assert {name: record["assessment"][name] for name in expected} == expected
+    with pytest.raises(InvalidInputError, match=r"got one to .*" + target.name):
+        ReportedMove.read(str(tmp_path / "another.parquet"), folder)
+    with pytest.raises(InvalidInputError, match="got none"):
+        ReportedMove.read(str(target), tmp_path / "nowhere")

@@ -127,6 +127,9 @@ def test_rows_that_were_written_have_the_recall_that_was_predicted(
     run("migrate", store, target, *SPACES)
     result = _assess(run, store, "--moved", target)
     name = "recall_at_10_translated_store"
+    (move,) = [record for record in run("moves") if record["target"] == str(target)]
+    figures = {name: move["assessment"][name] for name in ("action", "reasons", "sample", name)}
+    assert figures == {name: result[name] for name in figures}
     assert result[name] == pytest.approx(registered[name], abs=0.005)
     assert result["other_than_translated_share"] == 0
     assert result["sampled_rows_not_moved"] == 0

@@ -88,6 +88,13 @@ def test_key_is_entered_once_and_forgotten_with_the_session(
     page.get_by_label("API key").fill(KEY)
     page.keyboard.press("Enter")
     check_overview(page, keyed_url)
+    # Models are shown by name, not by the keys that workers know them by.
+    (worker,) = get(keyed_url, "/workers")["workers"]
+    assert worker["loaded"]
+    names = {get(keyed_url, "/spaces/page-encoder")["encoder"]["model"]}
+    assert set(worker["loaded_models"]) == names
+    row = page.get_by_role("row").filter(has=page.get_by_role("rowheader", name=worker["worker"]))
+    expect(row.get_by_role("cell").nth(1)).to_have_text(", ".join(names))
     page.goto(f"{keyed_url}/#spaces")
     check_spaces(page, keyed_url)
     assert KEY not in page.content() + page.url + str(page.context.storage_state())
