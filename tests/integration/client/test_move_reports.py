@@ -118,21 +118,23 @@ def test_running_move_is_listed_and_goes_on_under_its_id_after_an_interruption(
     assert again["reasons"] == {"no vector": 1, "all its numbers are zero": 1}
 
 
+@pytest.mark.parametrize("blocks", [0, 1])
 def test_failed_move_is_listed_with_its_reason(
-    client: Stitchwork, store: Path, tmp_path: Path
+    client: Stitchwork, store: Path, tmp_path: Path, blocks: int
 ) -> None:
     target = tmp_path / "moved.parquet"
 
     def fail(done: int, total: int) -> None:
         reporter.progress(done, total)
-        if done == BLOCK:
+        if done == blocks * BLOCK:
+            wait_until("it is listed", lambda: moves_to(client, target))
             raise ConflictError("the disk is <b>full</b>")
 
     with pytest.raises(ConflictError), reported(client, store, target) as reporter:
         run(client, store, target, fail)
     (record,) = moves_to(client, target)
     assert (record["status"], record["reason"]) == ("failed", "the disk is <b>full</b>")
-    assert record["rows"] == BLOCK
+    assert record["rows"] == blocks * BLOCK
 
 
 def test_last_report_that_did_not_arrive_is_sent_by_the_same_command(

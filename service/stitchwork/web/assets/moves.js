@@ -25,10 +25,10 @@ export async function moves(view, { signal, report }) {
       const { items, cursor, unreadable } = await getJson(`moves?${new URLSearchParams({ limit })}`, signal);
       const isRunning = ({ status }) => status === "running";
       const current = items.filter(isRunning);
-      refresh(running, current, () => table("Running moves", ["Store", "Translation", "Progress", "Rows per second", "Time left", "Not translated"],
+      refresh(running, current, () => table("Running moves", ["Store", "Progress", "Rows per second", "Time left", "Rows"],
         current.map(runningRow), "No move is running."));
       const ended = items.filter((move) => !isRunning(move));
-      refresh(past, ended, () => table("Past moves, the latest first", ["Store", "State", "Translation", "Rows", "Not translated", "Recall@10 before", "Recall@10 after", "Verdict", "Last report"],
+      refresh(past, ended, () => table("Past moves, the latest first", ["Store", "State", "Rows", "Recall@10", "Verdict"],
         ended.map(pastRow), "No move has ended."));
       older.hidden = !cursor || limit === MAX;
       report(unreadable ? `${unreadable.length} moves were stored by another release and are not shown.` : "");
@@ -42,58 +42,48 @@ export async function moves(view, { signal, report }) {
 
 function runningRow(move) {
   const { rows, total, rows_per_second: rate } = move;
-  const name = `${move.source} to ${move.target}`;
   const share = total ? ` (${number(Math.floor((1000 * rows) / total) / 10, 1)}%)` : "";
-  return [store(move), translation(move),
-    element("span", {}, `${number(rows)} of ${number(total)}${share}`, element("progress", { max: total || 1, value: rows, "aria-label": `Progress of ${name}` })),
-    number(rate, 0), rate ? duration((total - rows) / rate) : "–", rejects(move)];
+  return [store(move),
+    element("span", {}, `${number(rows)} of ${number(total)}${share}`, element("progress", { max: total || 1, value: rows, "aria-label": `Progress of ${move.source} to ${move.target}` })),
+    number(rate, 0), rate ? duration((total - rows) / rate) : "–", counts(move)];
 }
 
-function pastRow(move) {
-  const { assessment } = move;
-  const before = "recall_at_10_translated_queries";
-  const after = "recall_at_10_translated_store";
-  return [store(move), state(move), translation(move),
-    move.status === "finished" ? number(move.written) : `${number(move.rows)} of ${number(move.total)}`,
-    rejects(move), recall(assessment, before), recall(assessment, after), verdict(assessment),
-    element("time", { datetime: move.updated }, new Date(move.updated).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" }))];
-}
+const pastRow = (move) => [store(move), state(move), counts(move), recall(move.assessment), verdict(move.assessment)];
 
-function store({ source, target, shard, engine }) {
-  const share = shard ? `shard ${shard}` : null;
-  const notes = [share, engine === "ray" ? "by Ray" : null].filter(Boolean).join(", ");
-  return element("span", {}, `${source} → ${target}`, notes ? element("span", { class: "hint" }, ` ${notes}`) : null);
+function store({ source, target, versions, shard, engine }) {
+  const notes = [`${versions.source} → ${versions.target}`, versions.bridge, shard && `shard ${shard}`, engine === "ray" && "by Ray"];
+  return element("span", {}, `${source} → ${target}`, element("p", { class: "hint" }, notes.filter(Boolean).join(", ")));
 }
-
-const translation = ({ versions }) => `${versions.source} → ${versions.target} (${versions.bridge})`;
 
 function state(move) {
-  const isBad = move.status === "failed";
-  const text = move.reason ? `${move.status}: ${move.reason}` : move.status;
-  return element("span", {}, element("span", { class: isBad ? "bad" : null }, text), warnings(move.warnings));
+  const { status, reason, updated } = move;
+  const time = element("time", { datetime: updated }, new Date(updated).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" }));
+  return element("span", {}, element("span", { class: status === "failed" ? "bad" : null }, reason ? `${status}: ${reason}` : status),
+    element("p", { class: "hint" }, time), warnings(move.warnings));
 }
 
-/** Rows that were left out or embedded anew, by reason, and those that are doubtful. */
-function rejects({ rejected, re_embedded: embedded, uncovered, mismatched, reasons }) {
-  const counts = [
+/** Rows that were written, left out or embedded anew, with the reasons, and those that are doubtful. */
+function counts({ status, total, written, rejected, re_embedded: embedded, uncovered, mismatched, reasons }) {
+  const others = [
     [rejected, "left out"], [embedded, "embedded anew"], [uncovered, "not covered by the anchors"], [mismatched, "of other lengths than the anchors"],
-  ].filter(([count]) => count);
-  const kinds = Object.entries(reasons).map(([reason, count]) => element("li", {}, `${number(count)}: ${reason}`));
-  return element("span", {}, counts.map(([count, text]) => `${number(count)} ${text}`).join(", ") || "0", kinds.length ? element("ul", {}, kinds) : null);
+  ].filter(([count]) => count).map(([count, text]) => `${number(count)} ${text}`);
+  const kinds = Object.entries(reasons).map(([reason, count]) => `${number(count)}: ${reason}`);
+  const rest = ["failed", "interrupted"].includes(status) ? ` of ${number(total)}` : "";
+  return element("span", {}, [`${number(written)} written${rest}`, ...others].join(", "), list("Reasons", kinds));
 }
 
-function recall(assessment, name) {
-  const value = assessment?.[name];
-  if (value == null) return "–";
-  const interval = assessment[`${name}_interval`];
-  return interval ? `${number(value, 3)} (${number(interval[0], 3)} to ${number(interval[1], 3)})` : number(value, 3);
+function recall(assessment) {
+  const lines = [["before", "queries"], ["after", "store"]].map(([when, name]) => [when, assessment?.[`recall_at_10_translated_${name}`], assessment?.[`recall_at_10_translated_${name}_interval`]])
+    .filter(([, value]) => value != null)
+    .map(([when, value, interval]) => `${when} ${number(value, 3)}${interval ? ` (${number(interval[0], 3)} to ${number(interval[1], 3)})` : ""}`);
+  return lines.length ? element("span", {}, lines.map((line) => element("div", {}, line))) : "–";
 }
 
-function verdict(assessment) {
-  if (!assessment?.action) return "–";
-  const [first, ...others] = assessment.reasons;
-  return element("span", {}, element("strong", {}, assessment.action), first ? `: ${first}` : null,
-    others.length ? element("details", {}, element("summary", {}, "More"), element("ul", {}, others.map((text) => element("li", {}, text)))) : null);
+const verdict = (assessment) => (assessment?.action ? element("span", {}, element("strong", {}, assessment.action), list("Reasons", assessment.reasons)) : "–");
+
+/** Sentences that are shown on request. */
+function list(title, texts) {
+  return texts.length ? element("details", {}, element("summary", {}, title), element("ul", {}, texts.map((text) => element("li", {}, text)))) : null;
 }
 
 /** A time for people, such as 3.2 hours. */
