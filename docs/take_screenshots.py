@@ -240,13 +240,16 @@ def take_screenshots(target: Path) -> None:
                 page.reload()
                 view(page)
                 file = target / f"{view.__name__}-{theme}.png"
-                # The address of the next run is another one.
+                # The address and the folder of the next run are others.
                 page.evaluate(
-                    """(url) => {
-                        for (const node of document.querySelectorAll("pre"))
-                            node.textContent = node.textContent.replaceAll(url, "http://localhost:8765");
+                    """([url, folder]) => {
+                        for (const node of document.querySelectorAll("pre, td"))
+                            if (node.textContent.includes(url) || node.textContent.includes(folder))
+                                node.textContent = node.textContent
+                                    .replaceAll(url, "http://localhost:8765")
+                                    .replaceAll(folder, "/models/all-MiniLM-L6-v2");
                     }""",
-                    url,
+                    [url, str(minilm_folder())],
                 )
                 page.screenshot(path=file, full_page=True)
                 Image.open(file).quantize(COLORS).save(file, optimize=True)
