@@ -57,7 +57,8 @@ async function showSet(content, context, { set, bridge }, all) {
     for (const other of comparison.querySelectorAll("button")) other.setAttribute("aria-pressed", other === button);
     return showPair(details, context, pair.source, pair, bridge).catch(context.fail);
   };
-  comparison.append(heatMap(names, pairs, select));
+  comparison.append(element("p", {}, "Similarity of held-out anchors from the space of the row to the space of the column: ● good, ◐ fair, ○ poor. Select a pair to see its anchors."),
+    heatMap(names, pairs, select));
 }
 
 function heatMap(names, pairs, select) {
@@ -73,7 +74,7 @@ function heatMap(names, pairs, select) {
   };
   return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Compatibility of pairs" },
     element("table", { class: "heat" },
-      element("caption", {}, "Similarity of held-out anchors from the space of the row to the space of the column: ● good, ◐ fair, ○ poor. Select a pair to see its anchors."),
+      element("caption", {}, "Compatibility of pairs"),
       element("thead", {}, element("tr", {}, element("td", {}, "from \\ to"), names.map((name) => element("th", { scope: "col" }, name)))),
       element("tbody", {}, names.map((source) =>
         element("tr", {}, element("th", { scope: "row" }, source), names.map((target) => cell(source, target)))))));
