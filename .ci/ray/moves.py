@@ -235,7 +235,7 @@ def check_sources(source: Path, engine: Engine) -> None:
     source.with_name("old.jsonl").write_text("".join(lines))
     lancedb.connect(source.parent / "old").create_table("rows", table, on_bad_vectors="null")
     for name in ("old.jsonl", "old/rows.lance"):
-        old, tables = source.with_name(name), []
+        old, tables = source.parent / name, []
         for kind, target in ((engine, "from-ray.parquet"), (LOCAL, "from-local.parquet")):
             run(old, f"{source.parent}/{target}", kind)
             tables.append(pq.read_table(source.with_name(target)))
@@ -254,9 +254,9 @@ def check_embeddings(source: Path, nodes: Nodes) -> None:
         progress = at(EMBEDDED_ROWS // 4, nodes.kill) if kill else at(EMBEDDED_ROWS, int)
         result = embed(source, name, encoder, engine, progress)
         tables = [pq.read_table(source.with_name(n)) for n in (name, "embedded-locally.parquet")]
-        rows = [np.array(table.column("vector").to_pylist(), np.float32) for table in tables]
+        rows = [np.array(table.column("embedding").to_pylist(), np.float32) for table in tables]
         np.testing.assert_allclose(*rows, atol=1e-5)
-        assert tables[0].drop_columns("vector").equals(tables[1].drop_columns("vector"))
+        assert tables[0].drop_columns("embedding").equals(tables[1].drop_columns("embedding"))
         killed = ", one of two nodes killed in the middle" if kill else ""
         report(f"texts embedded in actors{killed}: as the local engine, {result.seconds:.1f} s")
 
@@ -270,8 +270,9 @@ def embed(
 ) -> MoveResult:
     """Embed the texts of a store."""
     texts, moved = source.with_name("texts.parquet"), source.with_name(target)
-    pq.write_table(pq.read_table(source).slice(0, EMBEDDED_ROWS), texts)
-    with open_items(str(texts)) as items, open_store(f"{moved}?column=vector") as rows:
+    table = pq.read_table(source).slice(0, EMBEDDED_ROWS).drop_columns(["embedding"])
+    pq.write_table(table, texts)
+    with open_items(str(texts)) as items, open_store(str(moved)) as rows:
         embedding = Embedding(encoder, FieldItems("text", "text"))
         folder = moved.with_name(f"{target}.state")
         return StoreMove(items, rows, embedding, folder, 64, progress, engine).run()
