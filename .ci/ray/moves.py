@@ -16,15 +16,14 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
 import lancedb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from nodes import Nodes
 from pyarrow import fs
-from ray.cluster_utils import Cluster
 
 from stitchwork.errors import ConflictError, UnavailableError
 from stitchwork.migration import MoveResult, move, open_store
@@ -41,32 +40,6 @@ from tests.support.space_encoders import make_encoder, save_model
 
 ROWS, BLOCK_ROWS = 20_000, 128
 EMBEDDED_ROWS = 5_000
-MEMORY = 200 * 1024 * 1024
-
-
-class Nodes:
-    """A cluster of a head and of nodes of one processor each."""
-
-    def __init__(self, count: int) -> None:
-        self._cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MEMORY}
-        )
-        self._nodes: list[Any] = []
-        self.address = self._cluster.address
-        for _ in range(count):
-            self.add()
-
-    def add(self) -> None:
-        """Add a node."""
-        self._nodes.append(self._cluster.add_node(num_cpus=1, object_store_memory=MEMORY))
-
-    def kill(self) -> None:
-        """Kill the last node with all of its processes."""
-        self._cluster.remove_node(self._nodes.pop(), allow_graceful=False)
-
-    def shutdown(self) -> None:
-        """End all nodes."""
-        self._cluster.shutdown()
 
 
 def write_source(path: Path) -> None:

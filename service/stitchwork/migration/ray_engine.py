@@ -1,6 +1,8 @@
 """Moves a store with Ray Data, on one machine or many."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -15,8 +17,10 @@ from stitchwork.errors import ConflictError, InvalidInputError, StitchworkError
 from stitchwork.migration.base_store import BaseStore
 from stitchwork.migration.block_results import error_table, read_result, rows_table, summary_table
 from stitchwork.migration.block_transforms import BlockTransform
+from stitchwork.migration.blocks import BlockSummary
 from stitchwork.migration.checkpoints import Checkpoint
 from stitchwork.migration.file_store import FileStore
+from stitchwork.migration.overlap import read_ahead
 from stitchwork.migration.partitions import Partition, check_row_cursors, plan_partitions
 from stitchwork.migration.ray_session import (
     ActorResources,
@@ -25,7 +29,7 @@ from stitchwork.migration.ray_session import (
     run_in_actors,
     run_tasks,
 )
-from stitchwork.migration.store import Cursor, VectorStore
+from stitchwork.migration.store import Batch, Cursor, VectorStore
 
 
 @dataclass(frozen=True)
@@ -155,14 +159,34 @@ def write_partition(numbers: dict[str, NDArray[np.int64]], reference: Any) -> It
 
 def _write(job: BlockJob, number: int) -> Iterator[Any]:
     start, stop = job.partitions[number]
-    batches = job.source.scan(job.block_rows, job.cursors[number])
-    for block, batch in enumerate(islice(batches, stop - start), start):
-        rows, summary = job.transform(batch)
+    with ExitStack() as stack:
+        batches = islice(job.source.scan(job.block_rows, job.cursors[number]), stop - start)
+        if isinstance(job.source, FileStore):
+            batches = stack.enter_context(read_ahead(batches))
+        results = ((block, *job.transform(batch)) for block, batch in enumerate(batches, start))
         if job.target is None:
-            yield rows_table(summary, rows, job.source)
+            yield from (rows_table(summary, rows, job.source) for _, rows, summary in results)
         else:
-            job.target.write(block, rows)
-            yield summary_table(summary)
+            yield from _write_files(job.target, results)
+
+
+def _write_files(
+    target: VectorStore, results: Iterable[tuple[int, Batch, BlockSummary]]
+) -> Iterator[Any]:
+    """Write blocks in a thread, each while the next one is computed; the result of each."""
+    with ThreadPoolExecutor(1, "write") as thread:
+        pending: tuple[Future[None], BlockSummary] | None = None
+        for block, rows, summary in results:
+            written, pending = pending, (thread.submit(target.write, block, rows), summary)
+            if written is not None:
+                yield _written(*written)
+        if pending is not None:
+            yield _written(*pending)
+
+
+def _written(write: "Future[None]", summary: BlockSummary) -> Any:
+    write.result()
+    return summary_table(summary)
 
 
 @lru_cache(maxsize=1)
