@@ -160,7 +160,8 @@ def write_partition(numbers: dict[str, NDArray[np.int64]], reference: Any) -> It
 def _write(job: BlockJob, number: int) -> Iterator[Any]:
     start, stop = job.partitions[number]
     with ExitStack() as stack:
-        batches = islice(job.source.scan(job.block_rows, job.cursors[number]), stop - start)
+        scan = job.source.scan(job.block_rows, job.cursors[number])
+        batches: Iterator[Batch] = islice(scan, stop - start)
         if isinstance(job.source, FileStore):
             batches = stack.enter_context(read_ahead(batches))
         results = ((block, *job.transform(batch)) for block, batch in enumerate(batches, start))
