@@ -5,6 +5,7 @@ import pickle
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import httpx
 import numpy as np
 import pytest
 
+from stitchwork.inference.inverse_cache import LOCK_SECONDS
 from stitchwork.queue.keys import ShardKeys
 from stitchwork.redis.serialization import CHECKSUM_BYTES, MAGIC, unpack
+from stitchwork.resources import Floats
 from tests.chaos.conftest import REDIS_TIMEOUT, TextService
 from tests.conftest import Pair, make_pair
-from tests.support.cluster import BoundedClient, Cluster, is_refusal, is_stale, rows_of
+from tests.support import machine
+from tests.support.cluster import BoundedClient, Cluster, Process, is_refusal, is_stale, rows_of
 from tests.support.metric_samples import Scrape
 from tests.support.servers import ServerProcess
 from tests.support.waiting import result_of, wait_until
@@ -24,6 +28,8 @@ from tests.support.waiting import result_of, wait_until
 pytestmark = pytest.mark.drills
 
 STALE = 3.0
+LARGE = 8_000
+"""Anchors whose inverse takes long enough to be found while it is computed."""
 CORRUPT = "corrupt_inverses_total"
 CALL_BOUND = 3 * REDIS_TIMEOUT + 12.0
 """At most two timeouts at the registry and one at the queue server; the rest is for many calls at a
@@ -96,6 +102,50 @@ def test_queue_outage_during_a_wait_for_an_inverse_computes_it(
         wait_until("it waits for the other process", waits)
         cluster.queue.stop(kill=True)
         assert rows_of(result_of(pending)).shape == pair.y.shape
+
+
+def test_fit_of_a_killed_process_delays_no_other_pair(cluster: Cluster, pair: Pair) -> None:
+    """Its lock has a short lifetime, and nobody waits for it on the only fit thread."""
+    first, second = cluster.api(), cluster.api()
+    rows = np.random.default_rng(0).normal(size=(LARGE, 512)).astype(np.float32)
+    put_array(second, "other", rows[:, :8])
+    wait_until("its inverses are cached", lambda: len(cluster.inverses()) == 2)
+    for attempt in range(5):
+        name = f"large-{attempt}"
+        put_array(first, name, rows)
+        wait_until("an inverse is computed", cluster.locks)
+        first.pause()
+        if cluster.locks():
+            break
+        first.resume()
+    first.kill()
+    (lock,) = cluster.locks()
+    lifetime: Any = cluster.jobs.pttl(lock)
+    assert lifetime <= LOCK_SECONDS * 1000
+    # However slow this machine is, the lock is there.
+    cluster.jobs.persist(lock)
+    with BoundedClient(second.url) as client, ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(client.translate, rows[:2, :8], "other", name)
+        for id_, anchors in (("x", pair.x_anchors), ("y", pair.y_anchors)):
+            assert client.put_space(id_, anchors).status_code == 201
+        assert rows_of(client.translate(pair.x, "x", "y")).shape == pair.y.shape
+        assert lock in cluster.locks()
+        # What is left of its lifetime passes at once.
+        cluster.jobs.pexpire(lock, 1)
+        assert rows_of(result_of(pending)).shape == (2, 512)
+
+
+def put_array(api: Process, name: str, anchors: Floats) -> None:
+    """Register a space on the set L."""
+    file = BytesIO()
+    np.save(file, anchors)
+    response = httpx.post(
+        f"{api.url}/spaces?id={name}&anchor_set=L",
+        content=file.getvalue(),
+        headers={"Content-Type": "application/x-npy"},
+        timeout=machine.deadline(60),
+    )
+    assert response.status_code == 201, response.text
 
 
 def test_queue_outage_leaves_what_needs_no_worker(cluster: Cluster, pair: Pair) -> None:

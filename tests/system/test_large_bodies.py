@@ -39,6 +39,7 @@ CALIBRATION_SECONDS: Final = 0.5
 WORKER_SECONDS: Final = 3600.0
 """Time without a heartbeat after which a worker counts as dead."""
 MAX_INFLIGHT: Final = 128 * 1024 * 1024
+MAX_QUEUE: Final = 48 * 1024 * 1024
 FORM: Final = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\nx\r\n'
 PROBE: Final = """
 import socket, sys, time
@@ -71,6 +72,7 @@ def target() -> Iterator[Target]:
     latent = rng.standard_normal((128, 16), np.float32)
     env = {
         "STITCHWORK_MAX_INFLIGHT_BODY_BYTES": str(MAX_INFLIGHT),
+        "STITCHWORK_MAX_QUEUE_BYTES": str(MAX_QUEUE),
         "STITCHWORK_WORKER_TTL_SECONDS": str(WORKER_SECONDS),
     }
     with Cluster(server_binary(VALKEY_9), **env) as cluster, ExitStack() as stack:
@@ -211,6 +213,16 @@ def rows(count: int) -> bytes:
             400,
             "got 'k' twice",
             id="key that is twice at the end",
+        ),
+        pytest.param(
+            "/embed/t",
+            lambda: (
+                FORM[:-3] % (b"items", b'; filename="a"') + b"x" * 50_000_000 + b"\r\n--b--\r\n"
+            ),
+            "multipart/form-data; boundary=b",
+            429,
+            "(max_queue_bytes)",
+            id="input larger than the queue",
         ),
         pytest.param(
             "/classify/h?space=x&top=1000",

@@ -21,6 +21,9 @@ INLINE_VALUES: Final = 4_096
 """Numbers that are processed on the event loop: a fraction of a millisecond."""
 MAX_PROCESSES: Final = 2
 """Processes that parse large bodies, at most."""
+NICENESS: Final = 5
+"""Added to the priority of these processes: small requests and workers on this machine come first.
+"""
 MAX_SELECTIONS: Final = 16
 """Choices of anchors that may wait; one runs at a time, beside translations."""
 
@@ -167,7 +170,7 @@ class ProcessExecutor:
     """
 
     def __init__(self, pool: ProcessPool | None = None, name: str = "large bodies") -> None:
-        self._pool = pool or ProcessPool(MAX_PROCESSES)
+        self._pool = pool or ProcessPool(MAX_PROCESSES, niceness=NICENESS)
         # A thread for each process, which waits for its reply.
         self._executor = BoundedExecutor(threads=self._pool.max_processes, name=name)
 

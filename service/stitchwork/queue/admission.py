@@ -52,7 +52,7 @@ class Part(NamedTuple):
     """
 
     id: str
-    data: bytes
+    data: bytes | memoryview
     items: int
     cost: int
 

@@ -24,6 +24,8 @@ from stitchwork.redis.commands import script_command
 from stitchwork.telemetry import Metrics
 
 MAX_CREATIONS: Final = 3
+BULK_SECONDS: Final = 60.0
+"""Time in addition to that of other calls in which a large request may be sent."""
 MAX_SCRIPT_BYTES: Final = 256 * 1024
 """Size of the jobs that one script admits, if they are of several requests. A script that has begun
 to write goes on when the server runs out of memory. A larger request is sent only if it would be
@@ -56,6 +58,8 @@ class Admitter:
     ) -> None:
         self._client = client
         self._shard = shard
+        # A large job takes its time on a connection, and others do not wait for it.
+        self._bulk_client = client.blocking(BULK_SECONDS)
         self._api = api
         self._caller_classes = caller_classes
         self._limits = limits
@@ -115,10 +119,11 @@ class Admitter:
         self._cancellations.add(reply)
         reply.add_done_callback(self._count_cancelled)
 
-    async def settle(self) -> None:
+    async def close(self) -> None:
         """Wait until the cancellations that were sent are done."""
         if self._cancellations:
             await asyncio.wait(self._cancellations)
+        await self._bulk_client.close()
 
     def _admit(self) -> None:
         """Send the requests of this turn, with one script for each encoder."""
@@ -194,7 +199,8 @@ class Admitter:
             self._shard, first.encoder, self._caller_classes, parts, api=self._api, limits=limits
         )
         commands.append(script_command(admission_scripts.ADMIT, keys, *arguments))
-        reply = self._client.send(*commands)
+        is_large = sum(map(_size_of, requests)) > MAX_SCRIPT_BYTES
+        reply = (self._bulk_client if is_large else self._client).send(*commands)
         reply.add_done_callback(partial(self._settle, requests, limits, creations))
 
     def _settle(

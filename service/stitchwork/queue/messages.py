@@ -21,7 +21,13 @@ from stitchwork.errors import (
     StitchworkError,
 )
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
-from stitchwork.redis.serialization import is_frames, pack_frames, unpack, unpack_frames
+from stitchwork.redis.serialization import (
+    is_frames,
+    pack_frames,
+    pack_large_frames,
+    unpack,
+    unpack_frames,
+)
 from stitchwork.resources import (
     EncoderSpec,
     Floats,
@@ -45,6 +51,8 @@ REGISTRATION_STREAM: Final = "registration"
 Task = Literal["embed", "tokenize", "decode"]
 TOKENS: Final = b"\xff"
 """What token ids of a text follow; no text in UTF-8 has this byte."""
+LARGE_BYTES: Final = 1 << 20
+"""Bytes of inputs from which to pack them takes too long for the event loop."""
 MAX_SHARED_PARTS: Final = 1024
 _OWN_FIELDS: Final = ("id", "reply_to", "request_id", "traceparent")
 """The fields of a job that differ between jobs of equal versions."""
@@ -107,7 +115,7 @@ class Job(Record):
     def pack(self, items: Sequence[Item] = ()) -> bytes:
         """The job and its inputs as bytes."""
         own = self.id, self.reply_to, self.request_id, self.traceparent
-        return pack_job(self, items, *own)
+        return bytes(pack_job(self, items, *own))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +196,7 @@ def pack_job(
     reply_to: str | None = None,
     request_id: str | None = None,
     traceparent: str | None = None,
-) -> bytes:
+) -> bytes | memoryview:
     """A job and its inputs as bytes, with other values of the fields that jobs do not share.
 
     Args:
@@ -203,7 +211,8 @@ def pack_job(
     if traceparent is not None:
         header["traceparent"] = traceparent
     parts = [_pack_item(item) for item in items]
-    return pack_frames((orjson.dumps(header), job.shared_part, *parts))
+    pack_all = pack_large_frames if sum(map(len, parts)) >= LARGE_BYTES else pack_frames
+    return pack_all((orjson.dumps(header), job.shared_part, *parts))
 
 
 def unpack_job(data: bytes) -> tuple[Job, list[Item]]:

@@ -7,6 +7,7 @@ packet, and one call that blocks there brings all replies.
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from typing import Final, NamedTuple
 
@@ -26,7 +27,7 @@ from stitchwork.queue.costs import item_cost
 from stitchwork.queue.drain import drain
 from stitchwork.queue.encoder_loads import EncoderLoads
 from stitchwork.queue.full_queues import FullQueues
-from stitchwork.queue.messages import Job, Reply, pack_job, unpack_reply
+from stitchwork.queue.messages import LARGE_BYTES, Job, Reply, pack_job, unpack_reply
 from stitchwork.queue.outages import log_outage
 from stitchwork.queue.pending_requests import PartError, PendingRequest, shift_pointer
 from stitchwork.queue.requirements import ModelRequirement
@@ -138,7 +139,7 @@ class ShardProducer:
         for task in self.tasks:
             await task.stop()
         self._fail_all(QueueUnavailableError("the service is shutting down"))
-        await self._admitter.settle()
+        await self._admitter.close()
         try:
             await self._client.execute(
                 ("ZREM", self._keys.apis, self._name), ("DEL", self._keys.replies(self._name))
@@ -174,7 +175,7 @@ class ShardProducer:
         """
         if job.encoder:
             await self._check_workers(job.encoder)
-        request = self._make_request(job, parts, seconds)
+        request = await self._make_request(job, parts, seconds)
         for index, part in enumerate(request.parts.parts):
             self._waiting[part.id] = (request, index)
         self._admitter.admit(request)
@@ -253,9 +254,16 @@ class ShardProducer:
         reply = await self._client.run_script(upkeep_scripts.LIVE_WORKERS, keys, *arguments)
         self.known_workers = worker_registry.parse_statuses(reply)
 
-    def _make_request(
+    async def _make_request(
         self, job: Job, parts: Sequence[Sequence[Item]], seconds: float
     ) -> PendingRequest:
+        size = sum(len(item) for items in parts for item in items)
+        pack = partial(self._pack, job, parts)
+        packed = pack() if size < LARGE_BYTES else await asyncio.to_thread(pack)
+        request = Parts(packed, int(seconds * 1000), CALLER.get())
+        return PendingRequest(request, job.stream, ModelRequirement.of(job.encoder))
+
+    def _pack(self, job: Job, parts: Sequence[Sequence[Item]]) -> list[Part]:
         request_id = traceparent = None
         for caller in CALLERS.get():
             request_id, traceparent = caller.request_id, caller.traceparent
@@ -265,8 +273,7 @@ class ShardProducer:
             data = pack_job(job, items, id_, self._name, request_id, traceparent)
             cost = sum(item_cost(item, job.encoder) for item in items)
             packed.append(Part(id_, data, len(items), cost))
-        request = Parts(packed, int(seconds * 1000), CALLER.get())
-        return PendingRequest(request, job.stream, ModelRequirement.of(job.encoder))
+        return packed
 
     def _admission_limits(self, encoder: str, requirement: ModelRequirement) -> AdmissionLimits:
         workers = worker_registry.count_accepting(self.known_workers, requirement)

@@ -19,6 +19,7 @@ from stitchwork.redis.cluster import guard
 from stitchwork.redis.commands import (
     Command,
     Word,
+    command_packet,
     guarded_command,
     pack_command,
     script_command,
@@ -132,7 +133,7 @@ class AsyncRedisClient:
             future.set_exception(self._error("is no longer used by this process"))
         else:
             for index, command in enumerate(commands):
-                self._unsent.append((call, index, pack_command(command)))
+                self._unsent.append((call, index, command_packet(command)))
             self._schedule_flush(loop)
         return future
 
@@ -280,8 +281,8 @@ class AsyncRedisClient:
     def _load_script(self, request: Request) -> None:
         """Send a script by its text, since the server does not know it by its hash."""
         call, index, _ = request
-        data = pack_command(with_script_text(call.commands[index]))
-        self._unsent.append((call, index, data))
+        packet = command_packet(with_script_text(call.commands[index]))
+        self._unsent.append((call, index, packet))
         self._schedule_flush(asyncio.get_running_loop())
 
     def _on_close(self, connection: MultiplexedConnection, error: BaseException | None) -> None:

@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha1
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import hiredis
 
-Word = str | bytes | int | float
+Word = str | bytes | memoryview | int | float
 Command = Sequence[Word]
+Packet = Sequence[bytes | memoryview]
+"""A command in the protocol of Redis, in consecutive parts."""
 
+LARGE_WORD: Final = 256 * 1024
+"""Bytes from which a word is not copied."""
 MAX_SCRIPTS: Final = 256
 _texts: Final[dict[str, str]] = {}
 """The texts of scripts by their hashes."""
@@ -20,6 +24,21 @@ def pack_command(command: Command) -> bytes:
     words: Any = tuple(command)
     packed: bytes = hiredis.pack_command(words)
     return packed
+
+
+def command_packet(command: Command) -> Packet:
+    """A command in the protocol of Redis; a large word is a part of its own, and is not copied."""
+    if not any(map(_is_large, command)):
+        return (pack_command(command),)
+    parts, small = list[bytes | memoryview](), [b"*%d\r\n" % len(command)]
+    for word in command:
+        if _is_large(word):
+            small.append(b"$%d\r\n" % len(word))
+            parts += [b"".join(small), word]
+            small = [b"\r\n"]
+        else:
+            small.append(pack_command((word,)).removeprefix(b"*1\r\n"))
+    return (*parts, b"".join(small))
 
 
 def script_command(script: str, keys: Sequence[str], *arguments: Word) -> Command:
@@ -39,6 +58,10 @@ def guarded_command(command: Command, guard: str) -> Command:
         return command
     _, sha, *rest = command
     return ("EVALSHA", _hash(guard + _texts[str(sha)]), *rest)
+
+
+def _is_large(word: Word) -> TypeGuard[bytes | memoryview]:
+    return isinstance(word, bytes | memoryview) and len(word) >= LARGE_WORD
 
 
 @lru_cache(MAX_SCRIPTS)

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from stitchwork.redis import connections, urls
 from stitchwork.redis.cluster import SlotOwner, render_address
-from stitchwork.redis.commands import Command
+from stitchwork.redis.commands import Command, Packet
 
 _INCOMPLETE: Final = object()
 
@@ -59,7 +59,7 @@ class Call:
         self.moved_from: MultiplexedConnection | None = None
 
 
-Request = tuple[Call, int, bytes]
+Request = tuple[Call, int, Packet]
 """A call, the index of one of its commands, and that command as bytes."""
 
 
@@ -112,7 +112,12 @@ class MultiplexedConnection(asyncio.Protocol):
         """Write requests in one packet."""
         requests = list(requests)
         self.unanswered.extend(requests)
-        self.write(b"".join([data for _, _, data in requests]))
+        parts = [part for _, _, packet in requests for part in packet]
+        if len(parts) == len(requests):
+            self.write(b"".join(parts))
+        elif self._transport is not None:
+            # Large ones are not copied.
+            self._transport.writelines(parts)
 
     def write(self, data: bytes) -> None:
         """Write bytes that are not answered by a reply."""

@@ -74,7 +74,7 @@ def test_cut_ids_keep_the_special_tokens_and_the_side_of_the_tokenizer() -> None
 def test_job_carries_token_ids_beside_texts() -> None:
     encoder = TextEncoder(model="a/b")
     items: list[Item] = ["é", TokenIds.of([1, 70_000, 2])]
-    _, unpacked = unpack_job(pack_job(Job(id="", encoder=encoder), items, "1"))
+    _, unpacked = unpack_job(bytes(pack_job(Job(id="", encoder=encoder), items, "1")))
     assert unpacked == items
     assert isinstance(unpacked[1], TokenIds)
     assert unpacked[1].ids == [1, 70_000, 2]

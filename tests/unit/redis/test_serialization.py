@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stitchwork.errors import CorruptDataError
-from stitchwork.redis.serialization import pack, unpack
+from stitchwork.redis.serialization import (
+    pack,
+    pack_frames,
+    pack_large_frames,
+    unpack,
+    unpack_frames,
+)
 
 DTYPES = [np.float64, np.float32, np.int64, np.uint8, np.bool_]
 JSON = st.recursive(
@@ -57,3 +63,9 @@ def test_unpack_of_cut_bytes_raises(stored: int) -> None:
 def test_unpack_of_foreign_bytes_raises(foreign: bytes) -> None:
     with pytest.raises(CorruptDataError):
         unpack(foreign)
+
+
+def test_large_frames_are_packed_as_small_ones() -> None:
+    frames = [b"", b"header", bytes(range(256)) * 10_000]
+    assert bytes(pack_large_frames(frames)) == pack_frames(frames)
+    assert unpack_frames(bytes(pack_large_frames(frames))) == frames
