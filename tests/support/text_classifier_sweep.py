@@ -287,14 +287,14 @@ def table(rows: Sequence[Row], date: str) -> str:
         [
             "# Text classifiers of transformers",
             "",
-            f'What `"classifier": true` makes of the architectures that transformers '
+            f'How `"classifier": true` works with the architectures that transformers '
             f"{transformers.__version__} has for sequence classification, as of {date}; written by "
             "`python -m tests.support.text_classifier_sweep`.",
             "",
             "- **equal (computed)**: saved by transformers with a small config and random weights; "
             "the logits of the head on the encoder's embeddings equal those of the whole model "
             f"within {MAX_DIFFERENCE:g} of the largest one;",
-            "- **refused**: the registration fails with the words below;",
+            "- **refused**: the registration fails with the message below;",
             "- **not built**: transformers itself does not run the small config on texts, for the "
             "reason below.",
             "",

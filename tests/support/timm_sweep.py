@@ -161,7 +161,7 @@ def table(rows: Sequence[Row], date: str) -> str:
         [
             "# Architectures of timm",
             "",
-            f"What the image encoder makes of timm {timm.__version__}'s architectures with "
+            f"How the image encoder runs the architectures of timm {timm.__version__} that have "
             f"pretrained weights, as of {date}; written by `python -m tests.support.timm_sweep`.",
             "",
             "- **equal (computed)**: saved with random weights, embedded by the encoder, and equal "
@@ -169,7 +169,7 @@ def table(rows: Sequence[Row], date: str) -> str:
             f"{MIN_COSINE};",
             "- **width only**: the announced width is that of a forward pass on tensors without "
             "data;",
-            "- **refused**: the registration fails with the words below.",
+            "- **refused**: the registration fails with the message below.",
             "",
             *_markdown(("Rows", "Architectures"), [(k, counts[k]) for k in sorted(counts)]),
             "",

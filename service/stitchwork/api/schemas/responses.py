@@ -263,7 +263,7 @@ class ReadyResponse(ResponseModel):
         description="Whether the queue server, or that of each shard, responded a moment ago.",
     )
     unavailable_shards: list[str] = Field(
-        [], description="The shards of the queue, of several, whose servers did not respond."
+        [], description="Shards whose servers did not respond, if the queue has several."
     )
     workers: int = Field(0, description="Number of live workers, 0 without the queue server.")
     draining: bool = Field(False, description="Whether this process is about to end.")
