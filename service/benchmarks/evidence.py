@@ -146,7 +146,8 @@ def merge(parts: list[Record]) -> Record:
     """The results of several evaluations as one."""
     conditions: dict[str, Any] = dict(parts[0]["conditions"])
     for name in ("data", "encoders", "peers"):
-        conditions[name] = [value for part in parts for value in part["conditions"][name]]
+        values = (value for part in parts for value in part["conditions"][name])
+        conditions[name] = list(dict.fromkeys(values))
     data = {name: of for part in parts for name, of in part["data"].items()}
     return {"conditions": conditions, "data": data}
 

@@ -10,7 +10,7 @@ from scipy.stats import t as student_t
 
 from stitchwork.evaluation.experiments.study import Record
 from stitchwork.evaluation.markdown import format_number, table
-from stitchwork.evaluation.summary import methods, select
+from stitchwork.evaluation.summary import independent_draws, methods, select
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 
 CELL_MEASURES: Final = {
@@ -65,7 +65,9 @@ def cells(results: Record) -> list[Cell]:
         for name, data in results["data"].items()
         for experiment in ("translation", "relevance")
         if experiment in data["experiments"]
-        for cell in _data_cells(name, data["experiments"][experiment])
+        for cell in _data_cells(
+            name, data["experiments"][experiment]["sizes"], _draws(experiment, data)
+        )
     ]
 
 
@@ -161,9 +163,15 @@ def format_difference(cell: Cell) -> str:
     return f"{cell.difference:+.3f} ± {cell.half_width:.3f}"
 
 
-def _data_cells(name: str, result: Record) -> Iterator[Cell]:
-    for k in result["sizes"]:
-        records = select(result["records"], k=k)
+def _draws(experiment: str, data: Record) -> list[Record]:
+    """The records of an experiment; documents that are searched are drawn too."""
+    records: list[Record] = data["experiments"][experiment]["records"]
+    return records if experiment == "relevance" else independent_draws(records, data["train"])
+
+
+def _data_cells(name: str, sizes: Sequence[int], of_data: Sequence[Record]) -> Iterator[Cell]:
+    for k in sizes:
+        records = select(of_data, k=k)
         for measure in CELL_MEASURES:
             compared = compare_with_best(records, measure)
             if compared is None:

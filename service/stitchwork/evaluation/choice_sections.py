@@ -10,7 +10,7 @@ from stitchwork.evaluation.cells import half_width
 from stitchwork.evaluation.experiments.pair_choice import CANDIDATES
 from stitchwork.evaluation.experiments.study import Record
 from stitchwork.evaluation.markdown import format_number, table
-from stitchwork.evaluation.summary import select
+from stitchwork.evaluation.summary import independent_draws, select
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 
 PURPOSES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
@@ -30,7 +30,7 @@ candidate that is best on the test rows themselves, an upper bound of any choice
 def pair_choice(data: Record) -> str:
     """What a choice for each pair brings over the default everywhere."""
     translated = data["experiments"]["translation"]["records"]
-    scores = data["experiments"]["pair-choice"]["records"]
+    scores = independent_draws(data["experiments"]["pair-choice"]["records"], data["train"])
     rows: list[Sequence[Any]] = []
     for k in sorted({record["k"] for record in scores}):
         for purpose, (score, measures) in PURPOSES.items():

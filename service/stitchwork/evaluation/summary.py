@@ -116,6 +116,17 @@ def compare_with_default(
     return DefaultComparison(float(np.mean(differences)), max(MIN_NOISE, 2 * error))
 
 
+def independent_draws(records: Iterable[Record], train: int) -> list[Record]:
+    """Records of draws that differ.
+
+    Args:
+        records: Records of `translation` or of the choice for each pair.
+        train: Number of training rows. Where all of them are anchors, draws differ only in their
+            order, and the first one is left.
+    """
+    return [record for record in records if record["k"] < train or record["draw"] == 0]
+
+
 BASELINES: Final = (
     ("linear", RIDGE_BOTH),
     ("mlp", RIDGE_BOTH),

@@ -57,9 +57,12 @@ def test_gain_of_a_choice_is_that_of_the_best_score_on_excluded_anchors() -> Non
     np.testing.assert_allclose(gains, [0.01, 0.01], atol=1e-12)
     np.testing.assert_allclose(best, [0.05, 0.05], atol=1e-12)
     experiments = {"translation": {"records": results}, "pair-choice": {"records": scores}}
-    text = section({"experiments": experiments})
+    text = section({"experiments": experiments, "train": 10})
     assert "| 9 | classify | linear | ridge 2 | +0.010 ± 0.000 | +0.050 ± 0.000 |" in text
     assert "| 9 | search | ms | exp 1, ridge 1 | -0.005 ± 0.064 | +0.000 ± 0.000 |" in text
+    # With all rows as anchors, the second draw repeats the first.
+    text = section({"experiments": experiments, "train": 9})
+    assert "| 9 | search | ms | exp 1 | +0.000 | +0.000 |" in text
 
 
 def test_papers_table_has_our_figures_beside_it() -> None:

@@ -196,9 +196,14 @@ def test_section_of_cells_names_those_that_are_lost() -> None:
         for n in range(3)
         for method, value in ((DEFAULT_BRIDGE, 0.5), ("other", 0.6))
     ]
-    results = {"data": {"news": {"experiments": {"translation": {"sizes": [9], "records": lost}}}}}
+    experiments = {"translation": {"sizes": [9], "records": lost}}
+    results: Record = {"data": {"news": {"train": 10, "experiments": experiments}}}
     assert [cell.verdict for cell in cells(results)] == ["below"]
     text = cells_section(results)
     assert "above the best other method in 0, level in 0 and below in 1" in text
     assert "Below: news, 9 anchors, ms: -0.100 ± 0.000 to other." in text
     assert cells_section({"data": {}}) == ""
+    # With all rows as anchors the draws repeat each other, and nothing is known of their spread.
+    results["data"]["news"]["train"] = 9
+    assert [cell.verdict for cell in cells(results)] == ["level"]
+    assert "(one draw)" in cells_section(results)
