@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from shutil import rmtree
 
-import lancedb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -203,6 +202,9 @@ def interrupt() -> None:
 
 def check_sources(source: Path, engine: Engine) -> None:
     """Compare moves from sources of other kinds."""
+    # Here, since it warns of each process that is started by a fork.
+    import lancedb
+
     table = pq.read_table(source).slice(0, EMBEDDED_ROWS)
     lines = (f"{json.dumps(row)}\n" for row in table.to_pylist())
     source.with_name("old.jsonl").write_text("".join(lines))

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from stitchwork.errors import ConflictError, InvalidInputError
+from stitchwork.errors import ConflictError, InvalidInputError, NotReadyError
 from stitchwork.migration.block_transforms import EncoderVersions, Place, TransformIdentity
 from stitchwork.migration.blocks import BlockSummary, Reject
 from stitchwork.migration.item_readers import FieldItems, ItemReader, MissingItem
@@ -66,7 +66,7 @@ class Embedding:
 
         Raises:
             InvalidInputError: If the space has no encoder, or one of another modality.
-            ConflictError: If the space is replaced meanwhile.
+            ConflictError: If the space is not ready, or is replaced meanwhile.
         """
         record = client.get("spaces", space)
         if not record.get("encoder"):
@@ -77,7 +77,9 @@ class Embedding:
             raise InvalidInputError(
                 f"the encoder of the space {space} is one of another release: {error}"
             ) from error
-        if isinstance(reader, FieldItems) and reader.modality != spec.modality:
+        if "dim" not in record:
+            raise NotReadyError(f"the space {space} is not ready: its registration is not complete")
+        if reader.modality != spec.modality:
             raise InvalidInputError(
                 f"{source.name}: expected {spec.modality}s, which {space} embeds, got "
                 f"{reader.modality}s"

@@ -39,6 +39,10 @@ ItemOrMissing: TypeAlias = Item | MissingItem
 class ItemReader(Protocol):
     """Reads the inputs of rows."""
 
+    @property
+    def modality(self) -> Modality:
+        """What the inputs are."""
+
     def origin(self) -> str:
         """Where the inputs come from."""
 
@@ -107,6 +111,11 @@ class FolderItems:
     """
 
     folder: Path
+
+    @property
+    def modality(self) -> Modality:
+        """Images."""
+        return "image"
 
     def origin(self) -> str:
         """The files of the source."""

@@ -167,6 +167,8 @@ def open_items(url: str) -> VectorStore:
         raise InvalidInputError(f"{url}: expected the option id, got {', '.join(sorted(others))}")
     path = Path(location)
     suffix, is_folder = path.suffix.lower(), path.is_dir() or location.endswith("/")
+    if "://" in location:
+        suffix, is_folder = "", False
     if suffix == LANCE:
         from stitchwork.migration.lance_items import LanceItems
 
@@ -175,7 +177,7 @@ def open_items(url: str) -> VectorStore:
         return ParquetItems(path, url, query.get("id"))
     if suffix in JSON_LINES:
         return JsonLinesItems(path, url, query.get("id"))
-    raise InvalidInputError(f"{url}: expected inputs in {FORMS}")
+    raise InvalidInputError(f"{url}: expected inputs on this machine, in {FORMS}")
 
 
 def open_items_file(folder: str, name: str) -> VectorStore:

@@ -120,7 +120,11 @@ def run_in_actors(
         resources: What each actor takes.
     """
     # An actor of a machine that is lost begins again where an idle one ends, hence the minimum.
-    pool = ActorPoolStrategy(min_size=1, max_size=min(count, resources.count()))
+    size = min(count, resources.count())
+    # One call at a time, so that calls are shared evenly and few are lost with a machine.
+    pool = ActorPoolStrategy(
+        min_size=1, initial_size=size, max_size=size, max_tasks_in_flight_per_actor=1
+    )
     needs = resources.needs()
     yield from _run(
         count,

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from stitchwork.cli.main import main
 from stitchwork.client import Stitchwork
@@ -110,3 +111,45 @@ def test_space_without_an_encoder_is_refused(
     target = tmp_path / "b.parquet"
     result = run("embed", f"{SPACE}-rows", target, "--texts", source, "--engine", "local")
     assert f"1: stitchwork: expected an encoder of the space {SPACE}-rows: it has none" in result
+
+
+def test_inputs_of_another_modality_are_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(b"no image")
+    target = tmp_path / "b.parquet"
+    result = run("embed", SPACE, target, "--images", tmp_path / "photos", "--engine", "local")
+    assert f"photos: expected texts, which {SPACE} embeds, got images" in result
+    assert not target.exists()
+
+
+def test_image_files_of_a_folder_get_the_rows_of_the_workers(
+    run: Run, shared_service: SharedService, tmp_path: Path
+) -> None:
+    photos, space = tmp_path / "photos", f"{SPACE}-images"
+    photos.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 40, 40, 3), np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(photos / f"{i:02}.png")
+    files = sorted(photos.iterdir())
+    contents = [path.read_bytes() for path in files]
+    encoder = {
+        "kind": "timm",
+        "model": "tf_efficientnet_lite0",
+        "weights": str(shared_service.lite0),
+    }
+    with Stitchwork(shared_service.running.url) as client:
+        client.put_anchor_set(space, "image", items=contents)
+        client.put_space(space, space, encoder=encoder)
+        client.wait("spaces", space)
+        files[5].write_bytes(b"no image")
+        words = ("embed", space, tmp_path / "b.npy", "--images", photos, "--engine", "local")
+        result = run(*words)
+        others = [i for i in range(len(files)) if i != 5]
+        expected = client.embed(space, [contents[i] for i in others])
+    assert (result["written"], result["rejected"]) == (11, 1), result
+    (reject,) = map(json.loads, Path(result["rejects"][0]).read_text().splitlines())
+    assert reject["id"] == "05.png"
+    ids = (tmp_path / "b.ids.txt").read_text().split()
+    assert ids == [files[i].name for i in others]
+    rows = np.load(tmp_path / "b.npy")
+    np.testing.assert_allclose(rows, expected, atol=1e-3 * np.linalg.norm(expected, axis=1).max())

@@ -68,10 +68,11 @@ def test_images_of_a_column_are_read_in_both_of_their_forms(tmp_path: Path) -> N
             assert reader.read(batch, [0, 1, 2]) == [first, missing, missing]
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows.npy", "rows"])
-def test_inputs_of_other_kinds_are_refused_by_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InvalidInputError, match=rf"{name}: expected inputs in rows\.parquet or"):
-        open_items(f"{tmp_path}/{name}")
+@pytest.mark.parametrize("url", ["a/rows.csv", "a/rows.npy", "a/rows", "s3://bucket/rows.parquet"])
+def test_inputs_of_other_kinds_are_refused_by_name(url: str) -> None:
+    message = rf"{url}: expected inputs on this machine, in rows\.parquet or"
+    with pytest.raises(InvalidInputError, match=message):
+        open_items(url)
 
 
 def test_other_options_than_the_column_of_ids_are_refused(tmp_path: Path) -> None:
