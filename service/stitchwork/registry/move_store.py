@@ -6,10 +6,11 @@ kept.
 
 Keys, all under `stitchwork:`:
 
-    moves          sorted set of ids, by the time of the first report in milliseconds; no two have
-                   the same
+    moves          sorted set of ids, by the time of the first report in milliseconds
     moves:updated  sorted set of ids, by the time of the last report
     move:{id}      hash: `report`, `assessment`, `created` and `updated`
+
+No two moves have the same time: it is the place in a list, and the order of removal.
 """
 
 from collections.abc import Sequence
@@ -36,16 +37,17 @@ PUT_REPORT: Final = """
 local prefix, id, limit = ARGV[1], ARGV[2], tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if not redis.call('ZSCORE', KEYS[1], id) then
-  local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
-  local created = string.format('%.0f', math.max(now, (tonumber(last) or 0) + 1))
-  redis.call('DEL', prefix .. id)
-  redis.call('ZADD', KEYS[1], created, id)
-  redis.call('HSET', prefix .. id, 'created', created)
+local function add(key)
+  local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]
+  local score = string.format('%.0f', math.max(now, (tonumber(last) or 0) + 1))
+  redis.call('ZADD', key, score, id)
+  return score
 end
-now = string.format('%.0f', now)
-redis.call('ZADD', KEYS[2], now, id)
-redis.call('HSET', prefix .. id, 'report', ARGV[3], 'updated', now)
+if not redis.call('ZSCORE', KEYS[1], id) then
+  redis.call('DEL', prefix .. id)
+  redis.call('HSET', prefix .. id, 'created', add(KEYS[1]))
+end
+redis.call('HSET', prefix .. id, 'report', ARGV[3], 'updated', add(KEYS[2]))
 for _, old in ipairs(redis.call('ZRANGE', KEYS[2], 0, -limit - 1)) do
   redis.call('ZREM', KEYS[1], old)
   redis.call('ZREM', KEYS[2], old)
