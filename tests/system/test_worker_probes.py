@@ -11,6 +11,7 @@ import pytest
 
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.processes.listener import listen
+from stitchwork.queue.keys import ShardKeys
 from tests.support import machine
 from tests.support.cluster import BoundedClient, Cluster, Process
 from tests.support.servers import VALKEY_9, server_binary
@@ -30,6 +31,7 @@ class ProbedWorker:
         client: A client of the API.
         process: The worker.
         answers: The pairs of path and status before it was ready.
+        announcements: How many workers were announced as starting before it was ready.
     """
 
     def __init__(self, cluster: Cluster, client: BoundedClient) -> None:
@@ -40,6 +42,7 @@ class ProbedWorker:
         settings = {"STITCHWORK_WORKER_PORT": str(self._port), "STITCHWORK_PRELOAD": "texts"}
         self.process: Process = cluster.start("worker", **settings)
         self.answers: set[tuple[str, int]] = set()
+        self.announcements: set[int] = set()
         wait_until("it is ready", self._is_ready, 240)
 
     def status(self, path: str) -> int:
@@ -50,7 +53,12 @@ class ProbedWorker:
         except httpx.ConnectError:
             return 0
 
+    def starting(self) -> int:
+        """Number of workers that are announced as starting."""
+        return int(str(self.cluster.jobs.zcard(ShardKeys().starting)))
+
     def _is_ready(self) -> bool:
+        self.announcements.add(self.starting())
         # In this order: what was not live when it was asked is not ready a moment later.
         answers = [(path, self.status(path)) for path in ("/live", "/ready")]
         self.answers.update(answers)
@@ -68,6 +76,11 @@ def worker() -> Iterator[ProbedWorker]:
         response = client.put_space("texts", anchors, encoder=SPEC)
         assert response.status_code == 201, response.text
         yield ProbedWorker(cluster, client)
+
+
+def test_worker_is_announced_until_it_is_ready(worker: ProbedWorker) -> None:
+    assert 1 in worker.announcements, "nobody would wait for it"
+    wait_until("the announcement ends", lambda: not worker.starting())
 
 
 def cpu_seconds(pid: int) -> float:
