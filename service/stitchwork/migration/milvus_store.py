@@ -79,6 +79,11 @@ class MilvusStore(BaseStore):
                 f"{name}: expected a URL, or the path of a database of Milvus Lite, which ends in "
                 f"{SUFFIX}"
             )
+        if self._is_local and Path(address).is_file():
+            raise InvalidInputError(
+                f"{name}: expected the folder of a database of Milvus Lite 3, got a file, as "
+                "earlier releases wrote"
+            )
 
     def count(self) -> int:
         """The number of entities."""

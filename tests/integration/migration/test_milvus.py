@@ -143,6 +143,9 @@ def test_collections_that_would_lose_something_are_refused(
 def test_addresses_that_are_none_are_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"Milvus Lite, which ends in \.db"):
         open_store(f"milvus:{tmp_path}/milvus?collection=docs")
+    (tmp_path / "old.db").touch()
+    with pytest.raises(InvalidInputError, match="database of Milvus Lite 3, got a file"):
+        open_store(f"milvus:{tmp_path}/old.db?collection=docs")
     source = f"milvus:{tmp_path}/none.db?collection=docs"
     with pytest.raises(InvalidInputError, match="no such collection"):
         run(source, f"{tmp_path}/a.jsonl", tmp_path)
