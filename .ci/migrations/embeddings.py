@@ -23,15 +23,12 @@ def read_texts(data: Path, name: str) -> list[str]:
 
     Args:
         data: The folder of the data sets.
-        name: `banking77`, `20news`, or `sentences`, of which the posts of the latter are made.
+        name: `banking77`, `banking77-test` or `20news`.
     """
-    folder = "20news" if name == "sentences" else name
-    with (data / folder / "train.csv").open(newline="") as file:
-        texts = [row["text"].strip() for row in csv.DictReader(file)]
-    if name == "sentences":
-        parts = (part.strip() for text in texts for part in re.split(r"(?<=[.!?])\s+", text))
-        texts = list(dict.fromkeys(part for part in parts if len(part) >= 20))
-    texts = [text[:MAX_CHARACTERS] for text in texts if text]
+    folder, _, part = name.partition("-")
+    with (data / folder / f"{part or 'train'}.csv").open(newline="") as file:
+        texts = [row["text"].strip()[:MAX_CHARACTERS] for row in csv.DictReader(file)]
+    texts = [text for text in texts if text]
     return texts[:ROWS] if name == "banking77" else texts
 
 

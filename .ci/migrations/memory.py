@@ -1,4 +1,4 @@
-"""Compares the peak memory of moves of a number of rows with that of moves of five times as many.
+"""Compares the peak memory of moves of 50,000 rows with that of moves of five times as many.
 
 `python .ci/migrations/memory.py`: generated rows of 384 numbers with texts, from Parquet, Lance and
 PostgreSQL to the same kind, in a process each. Fails if one grows by more than a tenth.
@@ -6,7 +6,9 @@ PostgreSQL to the same kind, in a process each. Fails if one grows by more than 
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -18,12 +20,14 @@ import pyarrow.parquet as pq
 from interruptions import make_map
 
 from stitchwork.migration import OfflineMap, move, open_store
-from tests.support.memory import peak_resident
+from stitchwork.migration.postgresql_copy import copy_rows
+from tests.support.memory import private
 from tests.support.postgresql import postgresql_server
 
 WIDTH: Final = 384
-ROWS: Final = (20_000, 100_000)
+ROWS: Final = (50_000, 250_000)
 PAGE_ROWS: Final = 10_000
+POLL_SECONDS: Final = 0.02
 MAX_GROWTH: Final = 1.1
 MEBIBYTE: Final = 2**20
 
@@ -53,21 +57,34 @@ def fill(kind: str, place: str, count: int) -> tuple[str, str]:
         lancedb.connect(place).create_table(f"n{count}", pages(count), next(pages(1)).schema)
         return f"{place}/n{count}.lance", f"{place}/moved{count}.lance"
     with psycopg.connect(place) as connection, connection.cursor() as cursor:
-        cursor.execute(f"CREATE TABLE n{count} (id int PRIMARY KEY, text text, embedding vector)")
-        with cursor.copy(f"COPY n{count} FROM STDIN") as copy:
-            for table in pages(count):
-                columns = [table.column(name).to_pylist() for name in table.column_names]
-                for id_, text, vector in zip(*columns, strict=True):
-                    copy.write_row((id_, text, str(vector)))
+        cursor.execute(f"CREATE TABLE n{count} (id text PRIMARY KEY, embedding vector, text text)")
+        for table in pages(count):
+            vectors = table.column("embedding").combine_chunks().flatten().to_numpy()
+            ids = [str(id_) for id_ in table.column("id").to_pylist()]
+            texts = table.column("text").to_pylist()
+            with cursor.copy(f"COPY n{count} FROM STDIN (FORMAT BINARY)") as copy:
+                copy.write(copy_rows(ids, vectors.reshape(-1, WIDTH), [texts]))
     return f"{place}&table=n{count}", f"{place}&table=moved{count}"
 
 
 def run(source: str, target: str, map_file: str, state: str) -> None:
-    """Move a store, and print the peak memory of this process."""
+    """Move a store."""
     offline_map = OfflineMap(Path(map_file).read_bytes())
     with open_store(source) as rows, open_store(target) as moved:
         move(rows, moved, offline_map, Path(state))
-    print(peak_resident())
+
+
+def peak(program: list[str]) -> int:
+    """The peak of the memory of a process that is no page of a file."""
+    result = 0
+    with subprocess.Popen(program) as process:
+        while process.poll() is None:
+            with suppress(OSError, KeyError):
+                # It may end meanwhile.
+                result = max(result, private(process.pid))
+            time.sleep(POLL_SECONDS)
+    assert process.returncode == 0, program
+    return result
 
 
 def main() -> None:
@@ -82,9 +99,7 @@ def main() -> None:
             for count in ROWS:
                 stores = fill(kind, place, count)
                 arguments = [*stores, str(map_file), f"{folder}/{kind}-{count}"]
-                program = [sys.executable, __file__, *arguments]
-                output = subprocess.run(program, stdout=subprocess.PIPE, check=True).stdout
-                peaks.append(int(output))
+                peaks.append(peak([sys.executable, __file__, *arguments]))
             sizes = ", ".join(
                 f"{peak / MEBIBYTE:.0f} MiB at {count:,} rows"
                 for count, peak in zip(ROWS, peaks, strict=True)
