@@ -94,7 +94,7 @@ def main() -> None:
     with TemporaryDirectory() as folder, postgresql_server() as url:
         map_file = Path(folder) / "map"
         map_file.write_bytes(make_map(x, y).data)
-        for kind, place in (("parquet", folder), ("lance", folder), ("postgresql", url)):
+        for kind, place in (("lance", folder), ("postgresql", url), ("parquet", folder)):
             peaks = []
             for count in ROWS:
                 stores = fill(kind, place, count)

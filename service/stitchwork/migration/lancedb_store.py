@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import lancedb
-import pyarrow as pa
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.migration.arrow_store import ArrowStore
 from stitchwork.migration.base_store import check_folder, sample_indices
 from stitchwork.migration.store import Batch, Cursor, VectorStore
 
-BATCH_ROWS: Final = 4096
+PAGE_ROWS: Final = 8192
+"""Rows of one query."""
 
 
 class LancedbStore(ArrowStore):
@@ -57,9 +57,8 @@ class LancedbStore(ArrowStore):
         return self._table().schema
 
     def _read_column(self, column: str) -> Iterator[Any]:
-        query = self._table().search().select([column]).limit(max(1, self.count()))
-        for rows in query.to_batches(BATCH_ROWS):
-            yield rows.column(column)
+        for table in self._pages(0, [column]):
+            yield table.column(column)
 
     def revision(self) -> str:
         """The version of the table."""
@@ -70,16 +69,14 @@ class LancedbStore(ArrowStore):
         return int(self._table().count_rows())
 
     def _first_vectors(self, column: str) -> Iterator[Any]:
-        rows = self._table().search().select([column]).limit(BATCH_ROWS).to_arrow()
-        yield rows.column(column)
+        for table in self._pages(0, [column]):
+            yield table.column(column)
+            return
 
     def scan(self, size: int, cursor: Cursor = None) -> Iterator[Batch]:
         """Rows in the order of the table; a cursor is the number of rows before it."""
         start = int(cursor or 0)
-        # A query without a limit returns a few rows only.
-        query = self._table().search().offset(start).limit(max(1, self.count() - start))
-        tables = (pa.Table.from_batches([rows]) for rows in query.to_batches(BATCH_ROWS))
-        yield from self._to_batches(tables, size, start)
+        yield from self._to_batches(self._pages(start), size, start)
 
     def sample(self, count: int, seed: int) -> Batch:
         """Rows chosen at random."""
@@ -130,6 +127,15 @@ class LancedbStore(ArrowStore):
         if self._folder is not None:
             check_folder(self.name, self._folder)
         return lancedb.connect(self._address)
+
+    def _pages(self, start: int, columns: list[str] | None = None) -> Iterator[Any]:
+        """Tables of the rows from one on, some at a time.
+
+        Each is a query of its own: one for all reads ahead without regard to memory.
+        """
+        for first in range(start, self.count(), PAGE_ROWS):
+            query = self._table().search().offset(first).limit(PAGE_ROWS)
+            yield (query.select(columns) if columns else query).to_arrow()
 
     def _table(self) -> Any:
         """The table, at the version at which it was opened unless rows are written to it.

@@ -34,6 +34,9 @@ PAGE_ROWS: Final = 512
 """Hashes of one round trip."""
 KEY_ROWS: Final = 10_000
 """Keys of one round trip."""
+CONNECT_SECONDS: Final = 30.0
+ANSWER_SECONDS: Final = 300.0
+"""A server indexes the vectors of a page before it answers."""
 INDEX_ARGUMENTS: Final = {
     "ALGORITHM": "HNSW", "DATA_TYPE": "FLOAT32", "DISTANCE_METRIC": "COSINE",
 }  # fmt: skip
@@ -55,7 +58,12 @@ class RedisStore(BaseStore):
     def __init__(self, address: str, name: str, index: str, column: str | None = None) -> None:
         self.name, self.index, self._column = name, index, column
         # The older protocol: the newer one lists the fields of an index in another form.
-        self._client: Any = redis.Redis.from_url(address, protocol=2)
+        self._client: Any = redis.Redis.from_url(
+            address,
+            protocol=2,
+            socket_connect_timeout=CONNECT_SECONDS,
+            socket_timeout=ANSWER_SECONDS,
+        )
 
     def count(self) -> int:
         """The number of hashes whose keys have the prefix of the index."""
