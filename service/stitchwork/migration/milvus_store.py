@@ -289,10 +289,12 @@ class MilvusStore(BaseStore):
                 self.collection, after, fields, limit=size, **STRONG, **ORDERED
             )
             rows = [dict(row) for row in page]
+            is_last = len(rows) < size
             if rows:
-                yield rows
+                # Before the rows are passed on, whose fields others take out.
                 cursor = rows[-1][name]
-            if len(rows) < size:
+                yield rows
+            if is_last:
                 return
 
     def _batch(self, rows: list[Record]) -> Batch:

@@ -120,6 +120,22 @@ def test_other_kinds_of_stores_have_all_fields(client: Any, path: str, tmp_path:
     }
 
 
+def test_scan_of_several_pages_has_all_rows_in_the_order_of_ids(client: Any, path: str) -> None:
+    schema = MilvusClient.create_schema()
+    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=16)
+    schema.add_field("dense", DataType.FLOAT_VECTOR, dim=2)
+    client.create_collection("long", schema=schema)
+    keys = [f'{7919 * i % 3000:04}"' for i in range(3000)]
+    client.insert("long", [{"key": key, "dense": [i, 1]} for i, key in enumerate(keys)])
+    with open_store(f"milvus:{path}?collection=long") as store:
+        for size in (700, 2048):
+            batches = list(store.scan(size))
+            assert [id_ for batch in batches for id_ in batch.ids] == sorted(keys)
+            assert len(batches[0]) == size
+            rest = [id_ for batch in store.scan(size, batches[0].cursor) for id_ in batch.ids]
+            assert rest == sorted(keys)[size:]
+
+
 def test_collections_that_would_lose_something_are_refused(
     client: Any, path: str, tmp_path: Path
 ) -> None:
