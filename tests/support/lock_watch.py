@@ -11,37 +11,46 @@ SHORT_SECONDS: Final = 0.01
 SOURCE: Final = """
 import threading, time
 
+def clocks():
+    try:
+        with open("/proc/thread-self/schedstat") as file:
+            starved = int(file.read().split()[1]) / 1e9
+    except OSError:
+        starved = 0.0
+    return time.perf_counter() - starved, time.process_time()
+
 def watch():
     with open({path!r}, "a", buffering=1) as file:
-        wall, used = time.perf_counter(), time.process_time()
+        wall, used = clocks()
         while True:
             time.sleep({tick})
-            now, now_used = time.perf_counter(), time.process_time()
+            now, now_used = clocks()
             if now - wall > {short}:
                 file.write(f"{{min(now - wall, now_used - used)}}\\n")
-            wall, used = time.perf_counter(), time.process_time()
+            wall, used = clocks()
 
 threading.Thread(target=watch, daemon=True).start()
-from stitchwork.cli.main import console
-console()
 """
+COMMAND: Final = "from stitchwork.cli.main import console; console()"
 
 
 class LockWatch:
     """A thread in a process that ticks, for which it needs the interpreter's lock.
 
-    Of the time between two ticks counts what the process computed: if it did not run, because
-    others had the processors, no call held the lock.
+    Of the time between two ticks counts what the process computed, without the time for which the
+    thread waited for a processor: if others had the processors, no call held the lock.
 
     Args:
         file: Where the thread writes.
+        code: What the process runs.
 
     Attributes:
-        code: Code of Python that runs a command of the service with that thread.
+        code: The same, with that thread.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.code = SOURCE.format(path=str(file), tick=TICK_SECONDS, short=SHORT_SECONDS)
+    def __init__(self, file: Path, code: str = COMMAND) -> None:
+        watch = SOURCE.format(path=str(file), tick=TICK_SECONDS, short=SHORT_SECONDS)
+        self.code = watch + code
         self._file = file
 
     @contextmanager
