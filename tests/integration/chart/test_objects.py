@@ -236,7 +236,7 @@ def test_ports_of_external_urls_are_open_for_the_service() -> None:
         "valkey": {"enabled": False},
         "redis": {
             "url": "sentinels://user:p:1@first,second:26380/registry?db=1",
-            "queueUrl": "rediss://[fd00::1]:6390/0",
+            "queueUrl": "rediss://[fd00::1]:6390/0 rediss://other:6391",
         },
         "networkPolicy": {"enabled": True},
     }
@@ -244,7 +244,7 @@ def test_ports_of_external_urls_are_open_for_the_service() -> None:
     (names, servers, hub) = (
         [entry["port"] for entry in rule["ports"]] for rule in policy["spec"]["egress"]
     )
-    assert (names, servers, hub) == ([53, 53], [6379, 26379, 26380, 6390], [443])
+    assert (names, servers, hub) == ([53, 53], [6379, 26379, 26380, 6390, 6391], [443])
 
 
 def test_processes_and_services_have_both_families_of_addresses() -> None:
