@@ -133,7 +133,7 @@ def write_page(folders: Sequence[Path], docs: Path, command: str) -> None:
     shutil.rmtree(images / "temporary")
     head = (
         "# Evidence\n\n"
-        f"Written by `{command}` on {time.strftime('%Y-%m-%d')}; every number is from that run. "
+        f"Written by `{command}` on {time.strftime('%Y-%m-%d')}; every number is from its runs. "
         "[Evaluation](evaluation.md) explains the command and shows a longer run "
         "with more anchors."
     )

@@ -54,7 +54,7 @@ Accuracy of linear heads at the largest number of anchors, as the paper reports 
 here, and as a share of native accuracy, since encoders differ: the paper has vision transformers
 and language models from hubs, this run networks that install as packages. `{IRP_BEST}` is the
 paper's method with its two parameters chosen for each pair on validation rows. The paper's
-CIFAR and 20 News images are not to be had here."""
+CIFAR and 20 News images cannot be downloaded here."""
 LANGUAGES_NOTE: Final = """\
 The paper's similarities across languages, the mean cosine about the origin between translated and
 true rows, are .97 from Spanish, French and Japanese to English (absolute -.02 to .03; .99 with
