@@ -105,6 +105,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name binary values by their argument: processes of `-n` must agree on the ids of tests.
+
+    Compressed bytes differ with the second in which they are made.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupScheduling:
     """With `-n`, distribute tests by their groups, whatever `--dist` says."""
     return GroupScheduling(config, log)
