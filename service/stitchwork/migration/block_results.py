@@ -14,6 +14,7 @@ from stitchwork import errors
 from stitchwork.errors import ErrorCode, StitchworkError, UnavailableError
 from stitchwork.migration.arrow_store import ArrowStore, TablePayload
 from stitchwork.migration.blocks import BlockSummary, Reject
+from stitchwork.migration.failure_reasons import ProcessError, foreign_kind
 from stitchwork.migration.json_values import from_json
 from stitchwork.migration.store import Batch, Id, Payload, RecordPayload, VectorStore
 
@@ -54,7 +55,7 @@ def error_table(error: StitchworkError) -> Any:
     """The result of a block that failed: engines would hide the error in one of their own."""
     kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
     fields = {"kind": kind.__name__, "message": error.message, "code": error.code}
-    return _table({ERROR: orjson.dumps(fields)})
+    return _table({ERROR: orjson.dumps(fields | {"cause": foreign_kind(error)})})
 
 
 def read_result(table: Any) -> tuple[BlockSummary, Batch | None]:
@@ -133,4 +134,6 @@ def _read_summary(fields: dict[str, Any]) -> BlockSummary:
 def _read_error(fields: dict[str, Any]) -> StitchworkError:
     kind = getattr(errors, str(fields["kind"]), UnavailableError)
     error: StitchworkError = kind(fields["message"], code=ErrorCode.parse(fields["code"]))
+    if fields["cause"] is not None:
+        error.__cause__ = ProcessError(fields["cause"])
     return error

@@ -6,16 +6,17 @@ The move does not know of it: what is reported is read from the checkpoints on d
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from uuid import uuid4
 
 from stitchwork.addresses import without_password
 from stitchwork.client.service_errors import ServiceError
-from stitchwork.errors import StitchworkError
+from stitchwork.errors import UnknownResourceError
 from stitchwork.migration.checkpoints import Checkpoint
+from stitchwork.migration.failure_reasons import public_reason
 from stitchwork.migration.file_shards import FileShard, read_plan
 from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.reject_reasons import sum_reasons
@@ -32,10 +33,16 @@ if TYPE_CHECKING:
 REPORT_SECONDS: Final = 5.0
 """Time between two reports."""
 TIMEOUT: Final = 5.0
-"""Seconds that a report may take."""
+"""Seconds that a report may take while the move runs."""
+END_SECONDS: Final = 5.0
+"""Seconds that a move waits at its end for the service."""
+MIN_TIMEOUT: Final = 0.2
 LAST_ATTEMPTS: Final = 3
 """How often the last report is sent at most."""
+PATIENCE: Final = 0.1
+"""Share of the time at the end that a report may take that was under way."""
 RETRY_SECONDS: Final = 1.0
+"""Time between two attempts to send the last report."""
 REFUSALS: Final = (401, 403, 404, 405, 422)
 """Statuses after which no report would be taken: of a key, or of a release without moves."""
 SUMS: Final = ("rows", "written", "rejected", "re_embedded", "uncovered", "mismatched")
@@ -119,6 +126,7 @@ class MoveReporter:
         engine: Name of the engine: `local` or `ray`.
         shard: The share of the files, if it is one.
         seconds: Time between two reports.
+        end_seconds: How long the end of the context waits for the service at most.
     """
 
     def __init__(
@@ -131,6 +139,7 @@ class MoveReporter:
         engine: str = "local",
         shard: FileShard | None = None,
         seconds: float = REPORT_SECONDS,
+        end_seconds: float = END_SECONDS,
     ) -> None:
         self._client = client.with_options(timeout=TIMEOUT, retries=0)
         stores = {"source": source, "target": target}
@@ -138,22 +147,22 @@ class MoveReporter:
             name: shortened(without_password(text), MAX_STORE_NAME) for name, text in stores.items()
         }
         self._fields |= {"engine": engine, "shard": shard and f"{shard.index}/{shard.count}"}
+        self._fields["run"] = uuid4().hex
         self._checkpoints = _Checkpoints(folder, shard)
-        self._seconds = seconds
+        self._seconds, self._end_seconds = seconds, end_seconds
         self._total, self._first, self._start = 0, -1, 0.0
         self._state: _State | None = None
         self._warnings: list[str] = []
         self._error: Exception | None = None
-        self._is_refused = False
+        self._refusal: ServiceError | None = None
         self._begun, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="move reports", daemon=True)
 
     @property
     def warning(self) -> str | None:
         """Why the service does not list the move as it is; None if it does."""
-        if self._error is None:
-            return None
-        return f"the service does not list this move: {self._error}"
+        error = self._refusal or self._error
+        return None if error is None else f"the service does not list this move: {error}"
 
     def progress(self, done: int, total: int) -> None:
         """Note how far the move is; it has begun then.
@@ -182,55 +191,75 @@ class MoveReporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        is_begun = self._begun.is_set()
+        is_begun, end = self._begun.is_set(), time.monotonic() + self._end_seconds
         self._ended.set()
         self._begun.set()
-        self._thread.join(2 * TIMEOUT)
-        with self._client:
-            if error is None:
-                if is_begun or self._is_unfinished():
-                    self._report_end("finished", None)
-            elif is_begun and isinstance(error, Exception):
-                known = isinstance(error, StitchworkError)
-                reason = str(error) if known else type(error).__name__
-                self._report_end("failed", shortened(reason, MAX_TEXT))
-            elif is_begun:
-                # Its user waits for the end.
-                self._report("interrupted")
+        # A report that takes longer changes nothing if it arrives after the last one.
+        self._thread.join(self._end_seconds * PATIENCE)
+        if error is None:
+            if is_begun or self._is_unfinished(end):
+                self._report_end("finished", None, end)
+        elif is_begun and isinstance(error, Exception):
+            self._report_end("failed", shortened(public_reason(error), MAX_TEXT), end)
+        elif is_begun:
+            # Its user waits for the end.
+            self._report_end("interrupted", None, end, attempts=1)
 
     def _run(self) -> None:
         self._begun.wait()
-        while not self._ended.is_set() and not self._is_refused:
-            self._report("running")
-            self._ended.wait(max(self._seconds, getattr(self._error, "retry_after", 0.0) or 0.0))
+        with self._client:
+            while not self._ended.is_set() and self._refusal is None:
+                error = self._report(self._client, "running")
+                pause = getattr(error, "retry_after", 0.0) or 0.0
+                self._ended.wait(max(self._seconds, pause))
 
-    def _is_unfinished(self) -> bool:
+    def _is_unfinished(self, end: float) -> bool:
         """Whether the last report of a move that was complete already has not arrived."""
-        with suppress(StitchworkError, OSError):
+        try:
             state = self._checkpoints.state()
-            return state is not None and self._client.move(state.id)["status"] != "finished"
-        return False
+            if state is None:
+                return False
+            with self._last_client(end) as client:
+                return client.move(state.id).get("status") != "finished"
+        except UnknownResourceError:
+            return True
+        except Exception as error:  # noqa: BLE001 the command warns of it
+            self._error = error
+            return False
 
-    def _report_end(self, status: MoveStatus, reason: str | None) -> None:
-        for attempt in range(LAST_ATTEMPTS):
-            if self._is_refused:
-                return
-            if attempt:
+    def _report_end(
+        self, status: MoveStatus, reason: str | None, end: float, attempts: int = LAST_ATTEMPTS
+    ) -> None:
+        """Send the last report, again if it does not arrive and there is time."""
+        for attempt in range(attempts):
+            if attempt and time.monotonic() + RETRY_SECONDS < end:
                 time.sleep(RETRY_SECONDS)
-            self._report(status, reason)
-            if self._error is None:
+            elif attempt or self._refusal is not None:
+                return
+            with self._last_client(end) as client:
+                self._error = self._report(client, status, reason)
+            if self._error is None or self._refusal is not None:
                 return
 
-    def _report(self, status: MoveStatus, reason: str | None = None) -> None:
+    def _last_client(self, end: float) -> "Stitchwork":
+        """A client for one of the last requests: it connects and waits until the time is up."""
+        seconds = max(end - time.monotonic(), MIN_TIMEOUT)
+        return self._client.with_options(timeout=seconds / 2, retries=0)
+
+    def _report(
+        self, client: "Stitchwork", status: MoveStatus, reason: str | None = None
+    ) -> Exception | None:
+        """Send a report, and return why it has not arrived."""
         try:
             # A move that fails before its first block is written leaves no checkpoint.
             self._state = state = self._checkpoints.state() or self._state
             if state is not None:
-                self._client.report_move(state.id, self._report_fields(state, status, reason))
-            self._error = None
-        except (StitchworkError, OSError) as error:
-            self._error = error
-            self._is_refused = isinstance(error, ServiceError) and error.status in REFUSALS
+                client.report_move(state.id, self._report_fields(state, status, reason))
+        except Exception as error:  # noqa: BLE001 the command warns of it: the move goes on
+            if isinstance(error, ServiceError) and error.status in REFUSALS:
+                self._refusal = error
+            return error
+        return None
 
     def _report_fields(
         self, state: _State, status: MoveStatus, reason: str | None

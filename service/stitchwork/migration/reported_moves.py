@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from stitchwork.errors import InvalidInputError, StitchworkError
+from stitchwork.errors import InvalidInputError, StitchworkError, UnknownResourceError
 from stitchwork.migration.checkpoints import Checkpoint
 from stitchwork.migration.file_shards import folder_key, read_plan
 from stitchwork.migration.move_reporter import shortened
@@ -81,7 +81,7 @@ def report_assessment(
         result: The assessment of the store that it has written.
 
     Returns:
-        A warning if the service does not list it.
+        A warning if the service does not list it, or not with every shard.
     """
     others = {name for name, value in move.versions.items() if result.fields[name] != value}
     if others:
@@ -93,9 +93,16 @@ def report_assessment(
         fields["action"] = result.advice.action
         reasons = result.advice.reasons[:MAX_WARNINGS]
         fields["reasons"] = [shortened(reason, MAX_TEXT) for reason in reasons]
+    unknown: list[UnknownResourceError] = []
     try:
         for id_ in move.ids:
-            client.report_move_assessment(id_, fields)
+            try:
+                client.report_move_assessment(id_, fields)
+            except UnknownResourceError as error:
+                # The others may be listed still.
+                unknown.append(error)
     except StitchworkError as error:
         return [f"{NOT_LISTED}: {error}"]
-    return []
+    if unknown and len(move.ids) > 1:
+        return [f"{NOT_LISTED} of {len(unknown)} of {len(move.ids)} shards: {unknown[0]}"]
+    return [f"{NOT_LISTED}: {error}" for error in unknown]

@@ -1,16 +1,23 @@
 """Moves of stores: the last report of each, and how the result was judged.
 
 What runs a move reports it, under an id of its own. A move is not part of what is registered: it is
-not in a backup, a write is not awaited in the append-only file, and of many moves the last ones are
-kept.
+not in a backup, a write is not awaited in the append-only file, and of too many moves some are
+removed. The API key that first reports a move owns it: no other key changes it, except one of scope
+admin.
 
 Keys, all under `stitchwork:`:
 
-    moves          sorted set of ids, by the time of the first report in milliseconds
-    moves:updated  sorted set of ids, by the time of the last report
-    move:{id}      hash: `report`, `assessment`, `created` and `updated`
+    moves               sorted set of ids, by the time of the first report in milliseconds
+    moves:owners        sorted set of owners, by the number of their moves
+    moves:owner:{name}  sorted set of an owner's ids, by the time of the last report in
+                        microseconds; of a running move, by that from which it counts as interrupted
+    move:{id}           hash: `report`, `assessment`, `created`, `updated` and `owner`; of the calls
+                        of the command, `run` is the current one, `past` those before it, and
+                        `ended` whether the current one has ended
 
-No two moves have the same time: it is the place in a list, and the order of removal.
+No two moves have the same time of the first report: it is the place in a list. Of too many moves,
+the owner with the largest number loses the one with the lowest time: those that have ended before
+those that run, and nobody those of another.
 """
 
 from collections.abc import Sequence
@@ -18,50 +25,115 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from stitchwork.errors import IncompatibleFormatError, UnknownResourceError
+from stitchwork.errors import (
+    IncompatibleFormatError,
+    InsufficientScopeError,
+    UnknownResourceError,
+)
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.stored_records import dump_record, load_record
+from stitchwork.resources import ApiKey, Scope
 from stitchwork.resources.moves import MoveAssessment, MoveReport, MoveStatus
 
 MOVE: Final = "move"
 MOVES: Final = "moves"
-UPDATED: Final = "moves:updated"
-MAX_MOVES: Final = 1000
-"""Moves that are stored. Those whose last report is the oldest are removed first."""
+OWNERS: Final = "moves:owners"
+OWNER: Final = "moves:owner"
+NOBODY: Final = "-"
+"""The owner of moves that are reported without a key; it is the name of no key."""
+MAX_MOVES: Final = 5000
+"""Moves that are stored: each shard of a large job is one."""
 MAX_SILENCE_SECONDS: Final = 60.0
 """Time without a report after which a running move counts as interrupted."""
 FIELDS: Final = ("report", "assessment", "created", "updated")
 
-# KEYS moves, updated; ARGV prefix, id, report, largest number of moves.
-PUT_REPORT: Final = """
-local prefix, id, limit = ARGV[1], ARGV[2], tonumber(ARGV[4])
+STORED: Final = 1
+UNKNOWN: Final = 0
+FOREIGN: Final = -1
+"""Replies of the scripts: the last one is for a move of another key."""
+IS_FOREIGN: Final = """
+local function is_foreign(owner, name, is_admin)
+  return owner and owner ~= '-' and owner ~= name and is_admin == '0'
+end
+"""
+
+# KEYS moves, owners; ARGV prefix of moves, prefix of owners' moves, id, report, name of the key,
+# whether it is an admin's, run, whether it has ended, largest number of moves, milliseconds until a
+# move without reports counts as interrupted.
+PUT_REPORT: Final = (
+    IS_FOREIGN
+    + """
+local prefix, owned, id, report, name, is_admin, run, ended = unpack(ARGV, 1, 8)
+local limit, silence = tonumber(ARGV[9]), tonumber(ARGV[10])
+local key = prefix .. id
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function add(key)
-  local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]
-  local score = string.format('%.0f', math.max(now, (tonumber(last) or 0) + 1))
-  redis.call('ZADD', key, score, id)
-  return score
+local is_known = redis.call('ZSCORE', KEYS[1], id)
+local owner, last, last_ended, past = false, '', '0', ' '
+if is_known then
+  local values = redis.call('HMGET', key, 'owner', 'run', 'ended', 'past')
+  owner, last, last_ended = values[1], values[2] or '', values[3]
+  past = values[4] or ' '
+  if is_foreign(owner, name, is_admin) then return -1 end
 end
-if not redis.call('ZSCORE', KEYS[1], id) then
-  redis.call('DEL', prefix .. id)
-  redis.call('HSET', prefix .. id, 'created', add(KEYS[1]))
+if run ~= '' then
+  -- Reports that were delayed arrive after those that were sent later.
+  local is_late = run == last and last_ended == '1' and ended == '0'
+  if is_late or string.find(past, ' ' .. run .. ' ', 1, true) then return 1 end
+  if run ~= last and last ~= '' then past = string.sub(past .. last .. ' ', -1000) end
+  last = run
 end
-redis.call('HSET', prefix .. id, 'report', ARGV[3], 'updated', add(KEYS[2]))
-for _, old in ipairs(redis.call('ZRANGE', KEYS[2], 0, -limit - 1)) do
+if not is_known then
+  redis.call('DEL', key)
+  local latest = tonumber(redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]) or 0
+  local created = string.format('%.0f', math.max(now, latest + 1))
+  redis.call('ZADD', KEYS[1], created, id)
+  redis.call('HSET', key, 'created', created)
+end
+local function count(who)
+  local moves = redis.call('ZCARD', owned .. who)
+  if moves > 0 then redis.call('ZADD', KEYS[2], moves, who)
+  else redis.call('ZREM', KEYS[2], who) end
+end
+local function remove(who, which)
+  redis.call('ZREM', owned .. who, which)
+  count(who)
+end
+if owner == '-' and name ~= '-' then
+  remove(owner, id)
+  owner = name
+end
+owner = owner or name
+local updated = string.format('%.0f', now)
+redis.call('HSET', key, 'report', report, 'updated', updated, 'owner', owner)
+redis.call('HSET', key, 'run', last, 'ended', ended, 'past', past)
+local rank = time[1] * 1e6 + time[2] + (ended == '1' and 0 or silence * 1000)
+redis.call('ZADD', owned .. owner, string.format('%.0f', rank), id)
+count(owner)
+while redis.call('ZCARD', KEYS[1]) > limit do
+  local largest = redis.call('ZREVRANGE', KEYS[2], 0, 0)[1]
+  local ids = redis.call('ZRANGE', owned .. largest, 0, 1)
+  local old = ids[1] == id and ids[2] or ids[1]
+  if not old then break end
+  remove(largest, old)
   redis.call('ZREM', KEYS[1], old)
-  redis.call('ZREM', KEYS[2], old)
   redis.call('DEL', prefix .. old)
 end
 return 1
 """
+)
 
-# KEYS moves; ARGV prefix, id, assessment.
-PUT_ASSESSMENT: Final = """
+# KEYS moves; ARGV prefix, id, assessment, name of the key, whether it is an admin's.
+PUT_ASSESSMENT: Final = (
+    IS_FOREIGN
+    + """
 if not redis.call('ZSCORE', KEYS[1], ARGV[2]) then return 0 end
-redis.call('HSET', ARGV[1] .. ARGV[2], 'assessment', ARGV[3])
+local key = ARGV[1] .. ARGV[2]
+if is_foreign(redis.call('HGET', key, 'owner'), ARGV[4], ARGV[5]) then return -1 end
+redis.call('HSET', key, 'assessment', ARGV[3])
 return 1
 """
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,26 +188,49 @@ class MoveStore:
         self._max_moves = max_moves
         self._silence_ms = silence_seconds * 1000
 
-    def put_report(self, id_: str, report: MoveReport) -> None:
+    def put_report(
+        self, id_: str, report: MoveReport, *, key: ApiKey | None = None, run: str | None = None
+    ) -> None:
         """Store the last report of a move.
 
+        Args:
+            id_: Id of the move.
+            report: The report.
+            key: The key that it came with; None if none is required.
+            run: Which call of the command it is of. A report of an earlier call changes nothing,
+                nor one that the current call is running once it has ended. None if it is unknown.
+
         Raises:
+            InsufficientScopeError: If the move is of another key, and this is not an admin's.
             RegistryUnavailableError: If the registry is unavailable.
         """
-        keys = (self._server.key(MOVES), self._server.key(UPDATED))
-        words = (self._key(""), id_, dump_record(report), self._max_moves)
-        self._server.run_script(PUT_REPORT, keys, *words)
+        ended = int(report.status != "running")
+        reply = self._server.run_script(
+            PUT_REPORT,
+            (self._server.key(MOVES), self._server.key(OWNERS)),
+            *(self._key(""), self._server.key(OWNER, ""), id_, dump_record(report)),
+            *(*_identity(key), run or "", ended, self._max_moves, int(self._silence_ms)),
+        )
+        _check_reply(reply, id_, key)
 
-    def put_assessment(self, id_: str, assessment: MoveAssessment) -> None:
+    def put_assessment(
+        self, id_: str, assessment: MoveAssessment, *, key: ApiKey | None = None
+    ) -> None:
         """Store how the result of a move was judged.
+
+        Args:
+            id_: Id of the move.
+            assessment: The verdict.
+            key: The key that it came with; None if none is required.
 
         Raises:
             UnknownResourceError: If there is no such move.
+            InsufficientScopeError: If the move is of another key, and this is not an admin's.
             RegistryUnavailableError: If the registry is unavailable.
         """
-        words = (self._key(""), id_, dump_record(assessment))
-        if not self._server.run_script(PUT_ASSESSMENT, (self._server.key(MOVES),), *words):
-            raise _unknown(id_)
+        words = (self._key(""), id_, dump_record(assessment), *_identity(key))
+        reply = self._server.run_script(PUT_ASSESSMENT, (self._server.key(MOVES),), *words)
+        _check_reply(reply, id_, key)
 
     def get(self, id_: str) -> MoveEntry:
         """One move.
@@ -219,6 +314,21 @@ def _scores(reply: Sequence[Any]) -> list[tuple[str, int]]:
 
 def _time(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _identity(key: ApiKey | None) -> tuple[str, int]:
+    """The name of a key, and whether it may change every move, as all may where none is set."""
+    return (NOBODY, 1) if key is None else (key.name, int(key.opens([Scope.ADMIN])))
+
+
+def _check_reply(reply: Any, id_: str, key: ApiKey | None) -> None:
+    if reply == UNKNOWN:
+        raise _unknown(id_)
+    if reply == FOREIGN and key is not None:
+        raise InsufficientScopeError(
+            f"move {id_} is reported with another key: expected that key, or one of scope admin, "
+            f"{key.name} has {', '.join(key.scopes)}"
+        )
 
 
 def _unknown(id_: str) -> UnknownResourceError:

@@ -44,6 +44,7 @@ from tests.conftest import Pair
 from tests.support import machine
 from tests.support.cluster import Cluster, Process
 from tests.support.metric_samples import sample_value
+from tests.support.move_reports import REPORT
 from tests.support.servers import VALKEY_9, ServerProcess, server_binary
 from tests.support.waiting import wait_until
 
@@ -319,6 +320,22 @@ def test_nearest_anchors_require_scope_export(guarded: KeyedService) -> None:
     for scope, status in (READ, 403), (INFER, 403), (EXPORT, 404), (ADMIN, 404):
         response = guarded.send("POST", path, guarded.keys[scope], json=rows)
         assert response.status_code == status, (scope, response.text)
+
+
+def test_move_is_reported_by_its_key_and_admins(guarded: KeyedService) -> None:
+    other = guarded.add("export-2", EXPORT)
+    wait_until(
+        "its key is known", lambda: guarded.send("GET", "/moves/none", other).status_code == 404
+    )
+    paths = {"/moves/owned": REPORT, "/moves/owned/assessment": {"sample": 1}}
+    for path, body in paths.items():
+        for key, status in (guarded.keys[EXPORT], 204), (other, 403), (guarded.keys[ADMIN], 204):
+            response = guarded.send("PUT", path, key, json=body)
+            assert response.status_code == status, response.text
+            if status == 403:
+                problem = response.json()
+                assert problem["code"] == "insufficient-scope"
+                assert "move owned is reported with another key" in problem["detail"]
 
 
 def test_log_has_the_name_of_the_key_and_never_the_key(guarded: KeyedService) -> None:

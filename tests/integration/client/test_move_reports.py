@@ -1,7 +1,6 @@
 """Moves report themselves to the service, which lists them while they run and afterwards."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +55,14 @@ def reported(
 ) -> Iterator[MoveReporter]:
     """A context in which a move is reported often."""
     folder = Path(f"{target}.migration")
-    with MoveReporter(client, str(source), str(target), folder, seconds=seconds) as reporter:
+    with MoveReporter(
+        client,
+        str(source),
+        str(target),
+        folder,
+        seconds=seconds,
+        end_seconds=machine.deadline(30),
+    ) as reporter:
         yield reporter
 
 
@@ -143,8 +149,10 @@ def test_last_report_that_did_not_arrive_is_sent_by_the_same_command(
     target = tmp_path / "moved.parquet"
     run(client, store, target, lambda done, total: None)
     assert moves_to(client, target) == []
+    # None of its reports had arrived.
     assert migrate(url, store, target, "--block-rows", str(BLOCK)) == 0
-    assert moves_to(client, target) == []
+    (record,) = moves_to(client, target)
+    assert (record["status"], record["rows"]) == ("finished", ROWS)
     # It was listed before its end.
     move_id = json.loads((tmp_path / "moved.parquet.migration/checkpoint.json").read_text())["id"]
     versions = json.loads(capfd.readouterr().out)["versions"]
@@ -188,11 +196,10 @@ def test_move_without_a_service_ends_with_a_warning(
 def test_service_that_lists_no_moves_gets_one_report(
     client: Stitchwork, store: Path, tmp_path: Path
 ) -> None:
-    target, requests, refusal = tmp_path / "moved.parquet", list[str](), threading.Event()
+    target, requests = tmp_path / "moved.parquet", list[str]()
 
     def refuse(method: str, path: str, _: bytes) -> Response:
         requests.append(f"{method} {path.rpartition('/')[0]}")
-        refusal.set()
         return Response(b'{"code": "unknown-path", "detail": "no such path"}', 404)
 
     with (
@@ -203,7 +210,7 @@ def test_service_that_lists_no_moves_gets_one_report(
 
         def wait(done: int, total: int) -> None:
             reporter.progress(done, total)
-            assert refusal.wait(machine.deadline(30))
+            wait_until("it is refused", lambda: reporter.warning is not None)
 
         assert run(client, store, target, wait).rows == ROWS
     assert requests == ["PUT /moves"]
@@ -238,6 +245,25 @@ def assessment_of(versions: dict[str, str]) -> StoreAssessment:
     fields = {"sample": 50, "other_than_translated_share": 0.25, **versions}
     facts = StoreFacts(ROWS, "x", "y", 50, 0.0, 1.0, 1.0, is_moved=True)
     return StoreAssessment(fields, facts, None, None, ())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_verdict_is_listed_with_the_shards_that_are_still_listed(count: int) -> None:
+    paths: list[str] = []
+
+    def forget_first(_: str, path: str, __: bytes) -> Response:
+        paths.append(path)
+        if path.endswith("-0/assessment"):
+            return Response(b'{"code": "unknown-resource", "detail": "no move a-0 is known"}', 404)
+        return Response(b"", 204)
+
+    move_ids = [f"a-{number}" for number in range(count)]
+    shards = ReportedMove(move_ids, {"bridge": "exp"})
+    with http_responder(forget_first) as address, Stitchwork(f"http://{address}") as client:
+        (warning,) = report_assessment(client, shards, assessment_of(shards.versions))
+    assert paths == [f"/moves/{id_}/assessment" for id_ in move_ids]
+    of = "" if count == 1 else " of 1 of 3 shards"
+    assert warning.endswith(f"the verdict with the move{of}: no move a-0 is known")
 
 
 @pytest.mark.parametrize("shards", [0, 2])

@@ -18,6 +18,7 @@ from stitchwork.api.schemas.move_schemas import (
 )
 from stitchwork.errors import InvalidInputError
 from stitchwork.registry.move_store import MoveEntry
+from stitchwork.resources import ApiKey
 from stitchwork.resources.moves import MoveAssessment, MoveReport
 
 router = APIRouter(tags=["moves"])
@@ -36,11 +37,16 @@ async def put_move(id_: ResourceId, request: Request, state: StateDep) -> Respon
     """Report how far a move of a store is, or how it ended, under an id of the caller's choice.
 
     `stitchwork migrate` does so every few seconds. The key that it takes the map with may report
-    it. Of many moves the last 1,000 are stored.
+    it, and only that key, or one of scope `admin`, reports the same move again. Of many moves the
+    last 5,000 are stored: more remove those of the key that has the largest number, first those
+    that have ended.
     """
     payload = await negotiation.read_body(request, MoveRequest, state.body_parser)
-    report = MoveReport.model_construct(**dict(payload))
-    await asyncio.to_thread(state.registry.moves.put_report, id_, report)
+    fields = dict(payload)
+    run = fields.pop("run")
+    report = MoveReport.model_construct(**fields)
+    store = state.registry.moves.put_report
+    await asyncio.to_thread(store, id_, report, key=_key(request), run=run)
     return Response(status_code=204)
 
 
@@ -52,10 +58,13 @@ async def put_move(id_: ResourceId, request: Request, state: StateDep) -> Respon
     openapi_extra=body(MoveAssessmentRequest),
 )
 async def put_move_assessment(id_: ResourceId, request: Request, state: StateDep) -> Response:
-    """Report how the rows that a move has written were judged, as `stitchwork assess` does."""
+    """Report how the rows that a move has written were judged, as `stitchwork assess` does.
+
+    It takes the key that reports the move, or one of scope `admin`.
+    """
     payload = await negotiation.read_body(request, MoveAssessmentRequest, state.body_parser)
     assessment = MoveAssessment.model_construct(**dict(payload))
-    await asyncio.to_thread(state.registry.moves.put_assessment, id_, assessment)
+    await asyncio.to_thread(state.registry.moves.put_assessment, id_, assessment, key=_key(request))
     return Response(status_code=204)
 
 
@@ -90,6 +99,11 @@ async def get_move(id_: ResourceId, state: StateDep) -> Response:
     """A move, as it was last reported."""
     entry = await asyncio.to_thread(state.registry.moves.get, id_)
     return negotiation.json_response(_response(entry))
+
+
+def _key(request: Request) -> ApiKey | None:
+    key: ApiKey | None = request.scope["state"].get("key")
+    return key
 
 
 def _response(entry: MoveEntry) -> MoveResponse:

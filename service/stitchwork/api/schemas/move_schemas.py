@@ -1,9 +1,9 @@
 """Bodies of moves: reports of the commands that run them, verdicts, and what is known of each."""
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from stitchwork.api.schemas.request_model import RequestModel
 from stitchwork.api.schemas.response_model import ResponseModel
@@ -12,6 +12,15 @@ from stitchwork.resources.moves import MoveAssessment, MoveReport
 
 class MoveRequest(MoveReport, RequestModel):
     """How far a move is, or how it ended; each report replaces the one before."""
+
+    run: Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = (
+        Field(
+            None,
+            description="Id of one call of the command, another for each. A report that arrives "
+            "late changes nothing: a `running` one after the call has ended, or one of a call "
+            "before the current.",
+        )
+    )
 
     example: ClassVar[dict[str, Any]] = {
         "status": "running",
