@@ -4,8 +4,9 @@ import ipaddress
 import re
 from typing import Final
 
-# What follows a port is no password.
-_PASSWORD: Final = re.compile(r"(//[^/@:?]*):(?!\d{1,5}\?)[^/]*@")
+_PASSWORD: Final = re.compile(r"(?P<start>.*?//[^/@:?]*):(?P<password>.*)@", re.DOTALL)
+_PORT: Final = re.compile(r"//[^/@:?]*:\d{1,5}(,[^/@?]*)?(/|$)")
+_HTTP: Final = re.compile(r"([^/]*:)?https?://")
 _SECRET_OPTION: Final = re.compile(r"[^?&=]*(password|passwd|secret|token|api_?key)", re.IGNORECASE)
 
 
@@ -25,7 +26,17 @@ def without_mapping(address: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """A URL as messages name it: without its password, and without options that hold a secret."""
-    location, mark, query = _PASSWORD.sub(r"\1@", url).partition("?")
+    """A URL as messages name it: without its password, and without options that hold a secret.
+
+    A password may have characters that its user did not escape.
+    """
+    location, mark, query = url.rpartition("?")
+    if not mark or "=" not in query or ("@" in query and not _PORT.search(location)):
+        location, mark, query = url, "", ""
+    match = _PASSWORD.match(location)
+    # Only paths of HTTP have an @.
+    if match and not (_HTTP.match(location) and _PORT.search(location)):
+        location = f"{match['start']}@{location[match.end() :]}"
+    location, mark, query = f"{location}{mark}{query}".partition("?")
     options = [part for part in query.split("&") if not _SECRET_OPTION.match(part.split("=")[0])]
     return f"{location}{mark if any(options) or not query else ''}{'&'.join(options)}"

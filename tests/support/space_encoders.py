@@ -58,7 +58,7 @@ def make_encoder(spec: TextEncoder, **fields: Any) -> SpaceEncoder:
         "files_digest": encoders.get(spec).files_digest,
         "input_type": None,
         "truncate": None,
-        "probe": Probe(PROBE_TEXTS, embed(spec, list(PROBE_TEXTS))),
+        "probe": Probe(PROBE_TEXTS, embed(spec, list(PROBE_TEXTS)), MAX_TOKENS),
         "open_encoders": partial(open_encoders, folder),
     }
     return SpaceEncoder(**{**defaults, **fields})

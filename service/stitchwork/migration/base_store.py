@@ -9,7 +9,8 @@ from typing import ClassVar, Final, Self
 import numpy as np
 
 from stitchwork.errors import InvalidInputError, StitchworkError
-from stitchwork.migration.store import Batch, Cursor, Id, RecordPayload, VectorStore
+from stitchwork.migration.json_values import to_fields
+from stitchwork.migration.store import Batch, Cursor, Id, Record, RecordPayload, VectorStore
 
 SCAN_ROWS: Final = 1024
 NO_ID: Final = "no id"
@@ -20,10 +21,14 @@ class BaseStore(ABC):
     """A store that may have neither revisions nor random access.
 
     Attributes:
+        name: The store in messages, without passwords.
         requires_payload: Whether payloads are read even where a target does not write them.
     """
 
+    name: str
     requires_payload = False
+    _rounded = 0
+    """Numbers of payloads that were rounded since the last call of `take_rounded`."""
 
     HAS_ROW_CURSORS: ClassVar[bool] = False
     """Whether scans can begin at any row, by the cursors of `seek`, in any process."""
@@ -54,6 +59,17 @@ class BaseStore(ABC):
     def revision(self) -> str:
         """Nothing is known about changes."""
         return ""
+
+    def take_rounded(self) -> int:
+        """How many numbers of payloads were rounded to floats since the last call."""
+        rounded, self._rounded = self._rounded, 0
+        return rounded
+
+    def _to_fields(self, record: Record, id_: Id) -> Record:
+        """A payload as values of JSON with floats, of which those that were rounded count."""
+        fields, rounded = to_fields(record, self.name, id_)
+        self._rounded += rounded
+        return fields
 
     def mark_complete(self) -> None:
         """Mark the store as complete, after its rows are counted; here, nothing marks it."""

@@ -3,7 +3,6 @@
 Nothing in them is code: summaries and errors are JSON, rows are Arrow's own format.
 """
 
-import json
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +14,7 @@ from stitchwork.errors import ErrorCode, StitchworkError, UnavailableError
 from stitchwork.migration.arrow_store import ArrowStore, TablePayload
 from stitchwork.migration.blocks import BlockSummary, Reject
 from stitchwork.migration.failure_reasons import ProcessError, foreign_kind
-from stitchwork.migration.json_values import from_json
+from stitchwork.migration.json_values import decode_json, encode_json
 from stitchwork.migration.store import Batch, Id, Payload, RecordPayload, VectorStore
 
 SUMMARY: Final = "summary"
@@ -30,7 +29,6 @@ SCHEMA: Final = pa.schema(
 ID: Final = "id"
 VECTOR: Final = "vector"
 RECORD: Final = "record"
-MAX_INT64: Final = (1 << 63) - 1
 
 
 def summary_table(summary: BlockSummary) -> Any:
@@ -76,7 +74,7 @@ def read_result(table: Any) -> tuple[BlockSummary, Batch | None]:
     rows, payload = (pa.ipc.open_stream(buffers[name]).read_all() for name in (VECTORS, PAYLOAD))
     column = rows.column(VECTOR).combine_chunks()
     vectors = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
-    ids: list[Id] = rows.column(ID).to_pylist()
+    ids: list[Id] = [orjson.loads(id_) for id_ in rows.column(ID).to_pylist()]
     hidden = orjson.loads(memoryview(buffers[HIDDEN]))
     return summary, Batch(ids, vectors, _read_payload(payload, hidden))
 
@@ -96,10 +94,8 @@ def _vectors(rows: Batch) -> Any:
     """The ids and vectors of rows."""
     width = rows.vectors.shape[1]
     flat = pa.array(np.ascontiguousarray(rows.vectors, np.float32).ravel())
-    # Numbers of stores may be unsigned.
-    numbers = [id_ for id_ in rows.ids if isinstance(id_, int)]
-    kind = pa.uint64() if max(numbers, default=0) > MAX_INT64 else pa.int64()
-    ids = pa.array(rows.ids, kind if numbers else pa.string())
+    # As JSON: a store may have numbers, also unsigned ones, and texts.
+    ids = pa.array([orjson.dumps(id_) for id_ in rows.ids], pa.binary())
     vectors = pa.FixedSizeListArray.from_arrays(flat, width)
     return _to_bytes(pa.table({ID: ids, VECTOR: vectors}))
 
@@ -110,15 +106,14 @@ def _payload_table(payload: Payload, source: VectorStore) -> tuple[Any, list[str
         column, id_column = source.vector_column(), source.id_column()
         names = [name for name in payload.table.column_names if name != column]
         return payload.table.select(names), [id_column] if id_column else []
-    # Of lines of JSON, which may have NaN.
-    records = [json.dumps(record).encode() for record in payload.records()]
+    records = [encode_json(record) for record in payload.records()]
     return pa.table({RECORD: pa.array(records, pa.large_binary())}), None
 
 
 def _read_payload(table: Any, hidden: list[str] | None) -> Payload:
     if hidden is not None:
         return TablePayload(table, tuple(hidden))
-    return RecordPayload([from_json(record) for record in table.column(RECORD).to_pylist()])
+    return RecordPayload([decode_json(data) for data in table.column(RECORD).to_pylist()])
 
 
 def _summary_json(summary: BlockSummary) -> bytes:

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchwork.errors import ConflictError
-from stitchwork.migration.base_store import NO_ID
+from stitchwork.migration.base_store import NO_ID, BaseStore
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.re_embedding import Embed
-from stitchwork.migration.store import Batch, Id
+from stitchwork.migration.store import Batch, Id, VectorStore
 
 BLOCK_ROWS: Final = 8192
 Uncovered: TypeAlias = Literal["keep", "reject"]
@@ -45,6 +45,7 @@ class BlockSummary(NamedTuple):
         mismatched: Rows that were written although their lengths do not fit the anchors.
         length_warning: The lengths of those.
         truncated: Rows whose texts were truncated.
+        rounded: Numbers of the payload that the target has rounded.
     """
 
     cursor: Any
@@ -54,6 +55,13 @@ class BlockSummary(NamedTuple):
     mismatched: int = 0
     length_warning: str = ""
     truncated: int = 0
+    rounded: int = 0
+
+
+def written_summary(summary: BlockSummary, target: VectorStore) -> BlockSummary:
+    """The summary of a block that a store has just written."""
+    rounded = target.take_rounded() if isinstance(target, BaseStore) else 0
+    return summary._replace(rounded=rounded)
 
 
 def translate_block(

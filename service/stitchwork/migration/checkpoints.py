@@ -75,6 +75,7 @@ class MoveProgress:
         mismatched: Rows that were written although their lengths do not fit the anchors.
         length_warning: The lengths of those of the first block with such rows.
         truncated: Rows whose texts were truncated.
+        rounded: Numbers of payloads that the target has rounded.
         reasons: Rows that were not translated, by the kind of the reason.
         rejects_bytes: Length of the file of rejects after these blocks.
         is_complete: Whether the target is complete.
@@ -89,6 +90,7 @@ class MoveProgress:
     mismatched: int = 0
     length_warning: str = ""
     truncated: int = 0
+    rounded: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     rejects_bytes: int = 0
     is_complete: bool = False
@@ -232,6 +234,7 @@ class Checkpoint:
                 mismatched=state.mismatched + summary.mismatched,
                 length_warning=state.length_warning or summary.length_warning,
                 truncated=state.truncated + summary.truncated,
+                rounded=state.rounded + summary.rounded,
                 reasons=self._count_reasons(summary.rejects),
                 rejects_bytes=self._add_rejects(summary.rejects),
             )

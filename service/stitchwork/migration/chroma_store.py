@@ -16,7 +16,6 @@ from chromadb.errors import ChromaError
 
 from stitchwork.errors import InvalidInputError, StitchworkError, UnavailableError
 from stitchwork.migration.base_store import BaseStore, check_folder, check_unique_ids
-from stitchwork.migration.json_values import to_json
 from stitchwork.migration.store import Batch, Cursor, Id, Record, RecordPayload, VectorStore
 from stitchwork.migration.vectors import to_vectors
 
@@ -194,7 +193,7 @@ class ChromaStore(BaseStore):
         Raises:
             InvalidInputError: If Chroma would change or refuse a field.
         """
-        fields = orjson.loads(to_json(record, self.name, id_))
+        fields = self._to_fields(record, id_)
         document, uri = (
             fields.pop(name) if isinstance(fields.get(name), str) else None
             for name in (DOCUMENT, URI)

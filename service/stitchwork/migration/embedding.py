@@ -1,12 +1,14 @@
 """The transform of bulk embedding: rows get the embeddings of their texts or images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from stitchwork.errors import ConflictError, InvalidInputError, NotReadyError
@@ -15,7 +17,13 @@ from stitchwork.migration.blocks import BlockSummary, Reject
 from stitchwork.migration.item_readers import FieldItems, ItemReader, MissingItem
 from stitchwork.migration.move_results import LEFT_OUT
 from stitchwork.migration.re_embedding import embed_accepted
-from stitchwork.migration.space_encoder import OpenEncoders, Probe, SpaceEncoder
+from stitchwork.migration.space_encoder import (
+    LONG_TEXT,
+    OpenEncoders,
+    Probe,
+    SpaceEncoder,
+    read_max_tokens,
+)
 from stitchwork.migration.store import Batch, VectorStore
 from stitchwork.resources import EncoderSpec, Item
 
@@ -26,7 +34,14 @@ ENCODER: Final = "encoder.json"
 PROBE_ITEMS: Final = 4
 """Inputs that the service embeds too; another encoder already differs at the first one."""
 PROBE_ROWS: Final = 64
-"""Rows among which they are looked for."""
+"""Rows that are read at a time to find them."""
+MAX_PROBE_REQUESTS: Final = 16
+"""Attempts to find them, each with as many inputs."""
+SAMPLE_TEXT: Final = "A sentence of a few words."
+"""Takes their place where the service refuses the first texts, or there are none."""
+EmbeddedItem: TypeAlias = tuple[Item, NDArray[np.float32]]
+EmbedProbe: TypeAlias = Callable[[list[Item]], list[NDArray[np.float32] | str]]
+"""Embeds inputs; the reason for those that the service refuses."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +82,7 @@ class Embedding:
         Raises:
             InvalidInputError: If the space has no encoder, or one of another modality.
             ConflictError: If the space is not ready, or is replaced meanwhile.
+            InvalidInputError: If the service embeds none of the first images.
         """
         record = client.get("spaces", space)
         if not record.get("encoder"):
@@ -84,16 +100,20 @@ class Embedding:
                 f"{source.name}: expected {spec.modality}s, which {space} embeds, got "
                 f"{reader.modality}s"
             )
-        options = {"input_type": input_type, "truncate": truncate}
-        items = _probe_items(source, reader)
-        results = embed_accepted(client, space, items, **options)
-        pairs = [
-            (i, row) for i, row in zip(items, results, strict=True) if not isinstance(row, str)
-        ]
+        dimension = int(record["dim"])
+
+        def embed(items: Any, truncate: bool | None = truncate) -> list[NDArray[np.float32] | str]:
+            return embed_accepted(client, space, items, input_type=input_type, truncate=truncate)
+
+        pairs = find_probe(source, reader, embed)
+        rows = np.array([row for _, row in pairs], np.float32).reshape(-1, dimension)
+        max_tokens = None
+        if reader.modality == "text":
+            (result,) = embed([LONG_TEXT], truncate=False)
+            max_tokens = read_max_tokens(result) if isinstance(result, str) else None
+        probe = Probe(tuple(item for item, _ in pairs), rows, max_tokens)
         if client.get("spaces", space)["version"] != record["version"]:
             raise ConflictError(f"the space {space} was replaced meanwhile: run the command again")
-        dimension = int(record["dim"])
-        rows = np.array([row for _, row in pairs], np.float32).reshape(-1, dimension)
         encoder = SpaceEncoder(
             space=space,
             version=record["version"],
@@ -101,7 +121,7 @@ class Embedding:
             dtype=record.get("dtype") or "float32",
             dimension=dimension,
             files_digest=record.get("files_digest"),
-            probe=Probe(tuple(item for item, _ in pairs), rows),
+            probe=probe,
             open_encoders=open_encoders,
             input_type=input_type,
             truncate=truncate,
@@ -179,13 +199,39 @@ class Embedding:
         return replace(chosen, vectors=vectors, faults={}), summary
 
 
-def _probe_items(source: VectorStore, reader: ItemReader) -> Any:
-    """A few of the first inputs of a store."""
-    first = next(source.scan(PROBE_ROWS), None)
-    items = list[Item]()
-    for row in range(len(first) if first else 0):
-        if first is not None and row not in first.faults and len(items) < PROBE_ITEMS:
-            (item,) = reader.read(first, [row])
+def find_probe(source: VectorStore, reader: ItemReader, embed: EmbedProbe) -> list[EmbeddedItem]:
+    """A few of the first inputs of a store that the service accepts, with their embeddings.
+
+    Args:
+        source: The store.
+        reader: Reads the inputs of rows.
+        embed: Embeds inputs; the reason for those that are refused.
+
+    Raises:
+        InvalidInputError: If the service embeds none of the first images.
+    """
+    pairs, inputs = list[EmbeddedItem](), _inputs(source, reader)
+    remaining = MAX_PROBE_REQUESTS
+    while len(pairs) < PROBE_ITEMS and remaining and (items := list(islice(inputs, PROBE_ITEMS))):
+        remaining -= 1
+        results = zip(items, embed(items), strict=True)
+        pairs += [(item, row) for item, row in results if not isinstance(row, str)]
+    if not pairs and reader.modality == "text":
+        (row,) = embed([SAMPLE_TEXT])
+        if not isinstance(row, str):
+            return [(SAMPLE_TEXT, row)]
+    if not pairs:
+        raise InvalidInputError(
+            f"{source.name}: expected {reader.modality}s that the service embeds, by which the "
+            "encoder on this machine is checked, got none among the first ones"
+        )
+    return pairs[:PROBE_ITEMS]
+
+
+def _inputs(source: VectorStore, reader: ItemReader) -> Iterator[Item]:
+    """The inputs of the rows that have one."""
+    for batch in source.scan(PROBE_ROWS):
+        rows = [row for row in range(len(batch)) if row not in batch.faults]
+        for item in (reader.read(batch, [row])[0] for row in rows):
             if not isinstance(item, MissingItem):
-                items.append(item)
-    return items
+                yield item

@@ -2,11 +2,14 @@
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from stitchwork.errors import ConflictError
 from stitchwork.migration.base_store import BaseStore
 from stitchwork.migration.part_files import PARTS, PartFiles, remove_parts
+
+REMOVED: Final = "removed"
+"""The revision of a file that does not exist."""
 
 
 class FileStore(BaseStore):
@@ -28,8 +31,7 @@ class FileStore(BaseStore):
 
     def revision(self) -> str:
         """Size and time of the file."""
-        stat = self._path.stat()
-        return f"{stat.st_size}@{stat.st_mtime_ns}"
+        return file_revision(self._path)
 
     def exists(self) -> bool:
         """Whether there is a file or folder of this name."""
@@ -63,3 +65,12 @@ class FileStore(BaseStore):
     @abstractmethod
     def _append(self, file: BinaryIO, paths: list[Path]) -> None:
         """Write the content of the parts to one file."""
+
+
+def file_revision(path: Path) -> str:
+    """Size and time of a file; a removed one has changed too."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return REMOVED
+    return f"{stat.st_size}@{stat.st_mtime_ns}"

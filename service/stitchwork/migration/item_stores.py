@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stitchwork.client.image_folders import IMAGE_SUFFIXES
 from stitchwork.errors import InvalidInputError
 from stitchwork.migration.arrow_store import ID, ArrowStore
+from stitchwork.migration.file_store import file_revision
 from stitchwork.migration.json_lines_store import JsonLinesStore
 from stitchwork.migration.parquet_folders import HIDDEN
 from stitchwork.migration.parquet_store import ParquetStore
@@ -84,17 +85,20 @@ class ImageFolder(ArrowItems):
         """
         if not self.path.is_dir():
             raise InvalidInputError(f"{self.name}: no such folder of images")
-        paths = [path.relative_to(self.path) for path in self.path.rglob("*")]
-        images = sorted(path.as_posix() for path in paths if is_image(path))
+        images = self._list()
         if not images:
             raise InvalidInputError(
                 f"{self.name}: expected images ({', '.join(IMAGE_SUFFIXES)}), got none"
             )
         return images
 
+    def _list(self) -> list[str]:
+        paths = [path.relative_to(self.path) for path in self.path.rglob("*")]
+        return sorted(path.as_posix() for path in paths if is_image(path))
+
     def __getstate__(self) -> dict[str, Any]:
-        """Another process lists the files itself."""
-        return {name: value for name, value in vars(self).items() if name != "paths"}
+        """Another process has the same files, since cursors are numbers of them."""
+        return {**vars(self), "paths": self.paths}
 
     def read_schema(self) -> Any:
         """A column of ids."""
@@ -104,11 +108,13 @@ class ImageFolder(ArrowItems):
         yield pa.array(self.paths, pa.string())
 
     def revision(self) -> str:
-        """A digest of the names, sizes and times of the files."""
-        digest = hashlib.sha256()
-        for name in self.paths:
-            stat = (self.path / name).stat()
-            digest.update(f"{name}\0{stat.st_size}@{stat.st_mtime_ns}\0".encode())
+        """A digest of the names, sizes and times of the files, which are listed anew."""
+        digest, names = hashlib.sha256(), self._list()
+        if names:
+            # So that the files that are read are those of the digest.
+            vars(self)["paths"] = names
+        for name in names:
+            digest.update(f"{name}\0{file_revision(self.path / name)}\0".encode())
         return digest.hexdigest()[:32]
 
     def count(self) -> int:

@@ -2,23 +2,26 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.migration.store import Id
+from stitchwork.migration.store import Id, Record
 
-OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
+MIN_INTEGER: Final = -(1 << 63)
+MAX_INTEGER: Final = (1 << 64) - 1
+"""Integers that orjson writes."""
 
 
 def to_json(fields: Mapping[str, Any], store: str, id_: Id) -> bytes:
     """The fields of a row as an object of JSON.
 
-    Dates, times, decimals and UUIDs become texts.
+    Dates, times, decimals of columns and UUIDs become texts. Numbers of JSON remain as they are.
 
     Args:
         fields: The fields.
@@ -29,8 +32,43 @@ def to_json(fields: Mapping[str, Any], store: str, id_: Id) -> bytes:
         InvalidInputError: If a value is none of JSON, such as bytes or NaN; the message names its
             field.
     """
+    return _dumps(fields, store, id_, _to_json)
+
+
+def to_fields(fields: Mapping[str, Any], store: str, id_: Id) -> tuple[Record, int]:
+    """The fields of a row as JSON has them, with floats for numbers that are no integers.
+
+    Args:
+        fields: The fields.
+        store: The target, in messages.
+        id_: The row, in messages.
+
+    Returns:
+        The fields, and how many numbers were rounded.
+
+    Raises:
+        InvalidInputError: If a value is none of JSON, or beyond the range of floats.
+    """
+    rounded = 0
+
+    def to_float(value: object) -> Any:
+        nonlocal rounded
+        if not isinstance(value, JsonNumber):
+            return _to_text(value)
+        if not math.isfinite(number := float(value)):
+            raise TypeError(f"{value}, beyond the range of floats")
+        rounded += 1
+        return number
+
+    record: Record = orjson.loads(_dumps(fields, store, id_, to_float))
+    return record, rounded
+
+
+def _dumps(
+    fields: Mapping[str, Any], store: str, id_: Id, default: Callable[[object], Any]
+) -> bytes:
     try:
-        data = orjson.dumps(fields, default=_to_text, option=OPTIONS)
+        data = orjson.dumps(fields, default=default, option=OPTIONS)
         # NaN and infinities are written as null, so that there are none without it.
         if b"null" not in data or _is_finite(fields):
             return data
@@ -38,7 +76,7 @@ def to_json(fields: Mapping[str, Any], store: str, id_: Id) -> bytes:
         pass
     for name, value in fields.items():
         try:
-            orjson.dumps(value, default=_to_text, option=OPTIONS)
+            orjson.dumps(value, default=default, option=OPTIONS)
             reason = "" if _is_finite(value) else "a number that is not finite"
         except orjson.JSONEncodeError as error:
             reason = str(error.__cause__ or error)
@@ -63,9 +101,13 @@ def from_json(data: bytes) -> Any:
         raise
 
 
-def exact_number(text: str) -> float | Decimal:
+class JsonNumber(Decimal):
+    """A number of JSON that a float would round; a decimal of a column is none."""
+
+
+def exact_number(text: str) -> float | JsonNumber:
     """A number of JSON as a float or, where that would round it, as a decimal."""
-    number, decimal = float(text), Decimal(text)
+    number, decimal = float(text), JsonNumber(text)
     return number if Decimal(repr(number)) == decimal else decimal
 
 
@@ -79,6 +121,16 @@ def exact_fields(data: bytes, names: Iterable[str]) -> dict[str, Any]:
     # Numbers of other fields, such as vectors, are not looked at.
     fields = json.loads(data, parse_float=_Digits)
     return {name: _exact(fields[name]) for name in names}
+
+
+def encode_json(value: Any) -> bytes:
+    """A value of `decode_json` as JSON, with exact numbers, NaN and integers of any size."""
+    return orjson.dumps(_to_fragments(value))
+
+
+def decode_json(data: bytes | str) -> Any:
+    """A value of JSON, with numbers as they are, and not as floats round them."""
+    return json.loads(data, parse_float=exact_number)
 
 
 def has_floats(value: Any) -> bool:
@@ -100,6 +152,23 @@ def _exact(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _exact(item) for name, item in value.items()}
     return list(map(_exact, value)) if isinstance(value, list) else value
+
+
+def _to_fragments(value: Any) -> Any:
+    """A value of JSON with the text of each number that orjson would change or refuse."""
+    if isinstance(value, dict):
+        return {name: _to_fragments(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return list(map(_to_fragments, value))
+    if isinstance(value, JsonNumber):
+        return orjson.Fragment(str(value))
+    is_special = isinstance(value, float) and not math.isfinite(value)
+    is_large = isinstance(value, int) and not MIN_INTEGER <= value <= MAX_INTEGER
+    return orjson.Fragment(json.dumps(value)) if is_special or is_large else value
+
+
+def _to_json(value: object) -> Any:
+    return orjson.Fragment(str(value)) if isinstance(value, JsonNumber) else _to_text(value)
 
 
 def _to_text(value: object) -> str:

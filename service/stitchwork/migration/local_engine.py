@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration.base_store import BaseStore
 from stitchwork.migration.block_transforms import BlockTransform
-from stitchwork.migration.blocks import BLOCK_ROWS, BlockSummary, Uncovered
+from stitchwork.migration.blocks import BLOCK_ROWS, BlockSummary, Uncovered, written_summary
 from stitchwork.migration.checkpoints import Checkpoint, Move
 from stitchwork.migration.file_store import FileStore
 from stitchwork.migration.move_locks import exclusive_move
@@ -73,7 +73,7 @@ class LocalEngine:
 
         def write(rows: Batch, summary: BlockSummary) -> None:
             target.write(checkpoint.progress.blocks, rows)
-            checkpoint.add(summary)
+            checkpoint.add(written_summary(summary, target))
             progress(checkpoint.progress.rows)
 
         with ExitStack() as stack:
@@ -272,5 +272,6 @@ def _check_complete_target(target: VectorStore, checkpoint: Checkpoint) -> None:
     if (actual := target.count()) < expected:
         raise ConflictError(
             f"{target.name}: expected {expected} rows, which the move to it wrote, it has "
-            f"{actual}: rows were removed since. To move again, remove it and {folder}"
+            f"{actual}: rows were removed, or have expired, since. To move again, remove it and "
+            f"{folder}"
         )

@@ -7,11 +7,14 @@ from urllib.parse import urlsplit
 
 from milvus_lite.server_manager import server_manager_instance
 from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException, MilvusUnavailableException
 
-from stitchwork.errors import UnavailableError
+from stitchwork.errors import InvalidInputError, UnavailableError
 from stitchwork.migration.local_clients import LocalClients
 
 CONNECT_SECONDS: Final = 30.0
+SCHEMES: Final = ("http", "https", "tcp")
+"""Of the URLs that pymilvus reads."""
 PORT: Final = 19_530
 """Where an address has none."""
 
@@ -54,6 +57,7 @@ def connect_server(address: str, name: str) -> MilvusClient:
 
     Raises:
         UnavailableError: If nothing listens there: pymilvus would try until its time is up.
+        InvalidInputError: If pymilvus refuses the address.
     """
     url = urlsplit(address)
     port = url.port or (443 if url.scheme == "https" else PORT)
@@ -62,4 +66,14 @@ def connect_server(address: str, name: str) -> MilvusClient:
     except OSError as error:
         raise UnavailableError(f"{name}: {error}") from error
     token = os.environ.get("MILVUS_TOKEN", "")
-    return MilvusClient(address, token=token, timeout=CONNECT_SECONDS)
+    try:
+        return MilvusClient(address, token=token, timeout=CONNECT_SECONDS)
+    except MilvusUnavailableException as error:
+        raise UnavailableError(_message(error, address, name)) from None
+    except MilvusException as error:
+        raise InvalidInputError(_message(error, address, name)) from None
+
+
+def _message(error: MilvusException, address: str, name: str) -> str:
+    """The message of an error without the address, which may have a password."""
+    return f"{name}: {error.message.replace(address, name)}"

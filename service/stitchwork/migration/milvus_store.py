@@ -1,11 +1,12 @@
 """Collections of Milvus, of a server or of a file of Milvus Lite, as stores."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import numpy as np
 import orjson
@@ -20,8 +21,7 @@ from stitchwork.migration.base_store import (
     check_unique_names,
     first_id,
 )
-from stitchwork.migration.json_values import to_json
-from stitchwork.migration.milvus_connections import DATABASES, connect_server
+from stitchwork.migration.milvus_connections import DATABASES, SCHEMES, connect_server
 from stitchwork.migration.store import Batch, Cursor, Id, Record, RecordPayload, VectorStore
 from stitchwork.migration.vectors import to_vectors
 
@@ -74,6 +74,10 @@ class MilvusStore(BaseStore):
         self.name, self.collection, self._column = name, collection, column
         self._address, self._path = address, str(Path(address).resolve())
         self._is_local = "://" not in address
+        if not self._is_local and urlsplit(address).scheme not in SCHEMES:
+            raise InvalidInputError(
+                f"{name}: expected a URL of Milvus with one of {', '.join(SCHEMES)} before its ://"
+            )
         if self._is_local and Path(address).suffix != SUFFIX:
             raise InvalidInputError(
                 f"{name}: expected a URL, or the path of a database of Milvus Lite, which ends in "
@@ -156,6 +160,7 @@ class MilvusStore(BaseStore):
         id_field, vector = self._id_field, self._vector_field["name"]
         if isinstance(batch.payload, EntityPayload):
             records = list(batch.payload.fields)
+            self._check_fields(batch.ids, records, (id_field["name"], vector))
         else:
             rows = zip(batch.ids, batch.payload.records(), strict=True)
             records = [self._dynamic(id_, record) for id_, record in rows]
@@ -264,15 +269,26 @@ class MilvusStore(BaseStore):
             indexes.append({"field_name": field, "index_type": index["index_type"], **params})
         return {**self._schema, "fields": fields}, indexes
 
+    def _check_fields(
+        self, ids: Sequence[Id], records: Sequence[Record], names: Sequence[str]
+    ) -> None:
+        """Check that no payload has a field that the ids or vectors would replace.
+
+        Raises:
+            InvalidInputError: If one has.
+        """
+        for id_, record in zip(ids, records, strict=True):
+            for name in names:
+                if name in record:
+                    raise InvalidInputError(
+                        f"{self.name}: row {id_} has a field {name} beside that of the target; "
+                        "give the target's vectors another name by &column=NAME"
+                    )
+
     def _dynamic(self, id_: Id, record: Record) -> Record:
         """A payload of another kind of store as dynamic fields."""
-        for name in (ID, self._vector_field["name"]):
-            if name in record:
-                raise InvalidInputError(
-                    f"{self.name}: row {id_} has a field {name} beside that of the target"
-                )
-        fields: Record = orjson.loads(to_json(record, self.name, id_))
-        return fields
+        self._check_fields([id_], [record], (ID, self._vector_field["name"]))
+        return self._to_fields(record, id_)
 
     def _load(self) -> None:
         """Load the collection, which Milvus reads loaded ones of only."""
@@ -289,13 +305,12 @@ class MilvusStore(BaseStore):
                 self.collection, after, fields, limit=size, **STRONG, **ORDERED
             )
             rows = [dict(row) for row in page]
-            is_last = len(rows) < size
-            if rows:
-                # Before the rows are passed on, whose fields others take out.
-                cursor = rows[-1][name]
-                yield rows
-            if is_last:
+            if not rows:
+                # A page with fewer rows is not the last one: Milvus limits the bytes of a page too.
                 return
+            # Before the rows are passed on, whose fields others take out.
+            cursor = rows[-1][name]
+            yield rows
 
     def _batch(self, rows: list[Record]) -> Batch:
         id_, vector = self._id_field["name"], self._vector_field["name"]

@@ -104,6 +104,11 @@ def to_result(
             f"the texts of {state.truncated} of {written} rows were truncated to the length that "
             f"the encoder of {space} accepts"
         )
+    if state.rounded:
+        warnings.append(
+            f"{state.rounded} numbers in payloads were rounded to floats of 64 bits: "
+            f"{current.target} has no place for all of their digits"
+        )
     if state.uncovered:
         warnings.append(
             f"{state.uncovered} of {written} rows are not covered by the anchors of "

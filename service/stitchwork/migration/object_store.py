@@ -39,11 +39,6 @@ class ObjectStore(ParquetStore):
         self._file_system, key = fs.FileSystem.from_uri(address)
         self._key, self._ends_in_slash = PurePosixPath(key), address.endswith("/")
 
-    def revision(self) -> str:
-        """Sizes and times of the objects."""
-        infos = self._file_system.get_file_info([str(path) for path, _ in self._files()])
-        return ",".join(f"{info.size}@{info.mtime_ns}" for info in infos)
-
     def exists(self) -> bool:
         """Whether there is an object of this name, or in this folder."""
         return bool(self._info(self._key).type != fs.FileType.NotFound)
@@ -99,6 +94,10 @@ class ObjectStore(ParquetStore):
         infos = self._file_system.get_file_info(fs.FileSelector(str(self._key), recursive=True))
         files = [PurePosixPath(info.path) for info in infos if info.type == fs.FileType.File]
         return sorted(path for path in files if is_parquet_file(path.relative_to(self._key)))
+
+    def _file_revisions(self, paths: Sequence[PurePath]) -> list[str]:
+        infos = self._file_system.get_file_info([str(path) for path in paths])
+        return [f"{info.size}@{info.mtime_ns}" for info in infos]
 
     def _open(self, path: PurePath) -> Any:
         return pq.ParquetFile(str(path), filesystem=self._file_system, pre_buffer=True)

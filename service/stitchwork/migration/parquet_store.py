@@ -11,7 +11,7 @@ from stitchwork.client.parquet_files import BUFFER_BYTES
 from stitchwork.errors import InvalidInputError
 from stitchwork.migration.arrow_store import ArrowStore
 from stitchwork.migration.base_store import sample_indices
-from stitchwork.migration.file_store import FileStore
+from stitchwork.migration.file_store import FileStore, file_revision
 from stitchwork.migration.parquet_folders import list_parquet_files
 from stitchwork.migration.store import Batch, Cursor, VectorStore
 
@@ -47,9 +47,12 @@ class ParquetStore(FileStore, ArrowStore):
             yield table.column(column)
 
     def revision(self) -> str:
-        """Sizes and times of the files."""
-        stats = [Path(path).stat() for path, _ in self._files()]
-        return ",".join(f"{stat.st_size}@{stat.st_mtime_ns}" for stat in stats)
+        """Sizes and times of the files, which are listed anew."""
+        cached, paths = [path for path, _ in self._files()], list(self._list())
+        if paths != cached:
+            # So that the files that are read are those of the revision.
+            self._files_cache = None
+        return ",".join(self._file_revisions(paths))
 
     def count(self) -> int:
         """The number of rows."""
@@ -150,6 +153,10 @@ class ParquetStore(FileStore, ArrowStore):
     def _list(self) -> Sequence[PurePath]:
         """The files, in the order of their rows."""
         return list_parquet_files(self._path) if self._path.is_dir() else [self._path]
+
+    def _file_revisions(self, paths: Sequence[PurePath]) -> list[str]:
+        """Size and time of each file."""
+        return [file_revision(Path(path)) for path in paths]
 
     def _open(self, path: PurePath) -> Any:
         """A file to read."""

@@ -1,6 +1,5 @@
 """The columns of tables of PostgreSQL, and their values as texts."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -8,7 +7,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchwork.migration.json_values import exact_number
+from stitchwork.migration.json_values import decode_json
 from stitchwork.migration.store import Record
 
 COLUMNS: Final = """
@@ -94,6 +93,6 @@ def _parse(text: str | None, column: Column) -> Any:
             return text == "true"
         case "json" | "jsonb":
             # orjson would round integers of more than 64 bits, and decimals.
-            return json.loads(text, parse_float=exact_number)
+            return decode_json(text)
         case _:
             return text

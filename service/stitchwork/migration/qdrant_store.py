@@ -23,7 +23,6 @@ from stitchwork.migration.base_store import (
     check_unique_ids,
     check_unique_names,
 )
-from stitchwork.migration.json_values import to_json
 from stitchwork.migration.local_clients import LocalClients
 from stitchwork.migration.store import (
     ORIGINAL_ID,
@@ -263,7 +262,7 @@ class QdrantStore(BaseStore):
         self, id_: Id, vector: list[float], record: Any, further: Mapping[str, Any]
     ) -> models.PointStruct:
         """A point; an id that is no unsigned number and no UUID becomes a UUID of its digest."""
-        record = orjson.loads(to_json(record, self.name, id_))
+        record = self._to_fields(record, id_)
         if isinstance(id_, int) and 0 <= id_ < MAX_ID:
             point_id: Id = id_
         else:

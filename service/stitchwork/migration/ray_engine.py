@@ -17,7 +17,7 @@ from stitchwork.errors import ConflictError, InvalidInputError, StitchworkError
 from stitchwork.migration.base_store import BaseStore
 from stitchwork.migration.block_results import error_table, read_result, rows_table, summary_table
 from stitchwork.migration.block_transforms import BlockTransform
-from stitchwork.migration.blocks import BlockSummary
+from stitchwork.migration.blocks import BlockSummary, written_summary
 from stitchwork.migration.checkpoints import Checkpoint
 from stitchwork.migration.file_store import FileStore
 from stitchwork.migration.overlap import read_ahead
@@ -119,6 +119,7 @@ class RayEngine:
                 summary, batch = read_result(result)
                 if batch is not None:
                     target.write(checkpoint.progress.blocks, batch)
+                    summary = written_summary(summary, target)
                 checkpoint.add(summary)
                 progress(checkpoint.progress.rows)
 

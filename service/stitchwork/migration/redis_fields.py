@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.migration.json_values import to_json
+from stitchwork.migration.json_values import decode_json, encode_json, to_json
 from stitchwork.migration.store import Id, Record
 
 Hash: TypeAlias = dict[bytes, bytes]
@@ -204,9 +203,9 @@ def pattern(prefix: bytes) -> bytes:
 
 def _to_hash(record: Record, store: str, id_: Id) -> Hash:
     """A payload as the fields of a hash: other values than texts are JSON, nulls are left out."""
-    fields = orjson.loads(to_json(record, store, id_))
+    fields = decode_json(to_json(record, store, id_))
     return {
-        name.encode(): value.encode() if isinstance(value, str) else orjson.dumps(value)
+        name.encode(): value.encode() if isinstance(value, str) else encode_json(value)
         for name, value in fields.items()
         if value is not None
     }

@@ -4,6 +4,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +47,8 @@ INDEX_ARGUMENTS: Final = {
 class RedisStore(BaseStore):
     """The hashes of an index, with one field of vectors.
 
-    The ids are the keys without the prefix of the index. Keys are read once, and sorted.
+    The ids are the keys without the prefix of the index. Keys are read once, and sorted. When the
+    hashes of a target expire is in a sorted set until all of them are there.
 
     Args:
         address: The URL of the server, as redis-py reads it.
@@ -70,7 +72,8 @@ class RedisStore(BaseStore):
         return len(self._read_keys())
 
     def revision(self) -> str:
-        """A digest of all keys in their order; it does not see changes of vectors."""
+        """A digest of all keys, which are read anew; it does not see changes of vectors."""
+        self.__dict__.pop("_keys", None)
         digest = hashlib.sha256()
         for key in self._keys:
             digest.update(b"%d:%s" % (len(key), key))
@@ -123,6 +126,8 @@ class RedisStore(BaseStore):
             return
         prefix = f"{self.index}:"
         self._check_prefix(prefix.encode())
+        # Of a move that began anew.
+        self._client.delete(self._expiries)
         schema = [
             Field(field.field, field.arguments(), as_name=field.name) for field in (vector, *fields)
         ]
@@ -148,12 +153,22 @@ class RedisStore(BaseStore):
                 key = self._prefix + str(id_).encode()
                 pipeline.hset(key, mapping={**fields, name: row.tobytes()})
                 if expiry > 0:
-                    pipeline.pexpireat(key, expiry)
+                    pipeline.zadd(self._expiries, {key: expiry})
             pipeline.execute()
         self.__dict__.pop("_keys", None)
 
     def finish(self) -> None:
         """Nothing is left to do: hashes are indexed as they are written."""
+
+    def mark_complete(self) -> None:
+        """Set when hashes expire: none may be gone before they are counted."""
+        expiries = self._client.zscan_iter(self._expiries, count=PAGE_ROWS)
+        while pairs := list(islice(expiries, PAGE_ROWS)):
+            pipeline = self._client.pipeline(transaction=False)
+            for key, expiry in pairs:
+                pipeline.pexpireat(key, int(expiry))
+            pipeline.execute()
+        self._client.delete(self._expiries)
 
     def close(self) -> None:
         """Close the connections."""
@@ -217,6 +232,11 @@ class RedisStore(BaseStore):
         """What the keys have before the ids; nothing if they have several prefixes."""
         prefixes = self._info.prefixes
         return prefixes[0] if len(prefixes) == 1 else b""
+
+    @property
+    def _expiries(self) -> str:
+        """The key of the sorted set of when the hashes of a target expire."""
+        return f"stitchwork-expiries:{self.index}"
 
     @cached_property
     def _keys(self) -> list[bytes]:

@@ -1,5 +1,6 @@
 """The encoder of a space in this process, proven to compute what the service's workers compute."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,9 @@ MAX_DIFFERENCES: Final = {"float32": 1e-3, "bfloat16": 4e-2, "float16": 4e-2}
 """Largest difference of a row from the service's, relative to its norm, by the data type. Rounding
 causes 1e-6 in float32, a compiled model up to 1e-4 and, in the others, 1.4e-2."""
 SMALLEST_LENGTH: Final = 1e-12
+LONG_TEXT: Final = "word " * 60_000
+"""A text that every encoder refuses unless it truncates."""
+MAX_TOKENS: Final = re.compile(r"expected at most (\d+) tokens")
 NOT_FINITE: Final = "its embedding has a number that is not finite"
 
 ReadItems: TypeAlias = Callable[[Sequence[int]], list[ItemOrMissing]]
@@ -40,10 +44,13 @@ class Probe(NamedTuple):
     Attributes:
         items: The inputs.
         rows: (n, d) float32.
+        max_tokens: Tokens of a text that the service accepts; None for images, or if it is not
+            known.
     """
 
     items: tuple[Item, ...]
     rows: NDArray[np.float32]
+    max_tokens: int | None = None
 
 
 class EmbeddedItems(NamedTuple):
@@ -181,6 +188,8 @@ class SpaceEncoder:
             raise self._conflict(
                 f"expected embeddings of {self.dimension} numbers, got {loaded.encoder.dim}"
             )
+        if self.probe.max_tokens is not None:
+            self._check_max_tokens(loaded, self.probe.max_tokens)
         items = self.probe.items
         results = self._embed(
             loaded, max_items, range(len(items)), lambda rows: [items[row] for row in rows]
@@ -198,12 +207,32 @@ class SpaceEncoder:
                     f"that differs by {difference:.2g}"
                 )
 
+    def _check_max_tokens(self, loaded: "LoadedEncoder", expected: int) -> None:
+        """Check that texts are refused, or truncated, at the same length as by the service."""
+        try:
+            loaded.encoder.prepare([LONG_TEXT], truncate=False, input_type=self.input_type)
+        except InvalidInputError as error:
+            actual = read_max_tokens(error.message)
+        else:
+            actual = None
+        if actual != expected:
+            raise self._conflict(
+                f"expected texts of at most {expected} tokens, as the service accepts them, got "
+                f"{actual or 'no such limit'} (STITCHWORK_MAX_TEXT_TOKENS)"
+            )
+
     def _conflict(self, reason: str) -> ConflictError:
         return ConflictError(
             f"{self.spec.model} on this machine is not the encoder of the space {self.space}: "
-            f"{reason}. Use the model files and libraries of the service's workers",
+            f"{reason}. Use the model files, libraries and settings of the service's workers",
             code=ErrorCode.ENCODER_MISMATCH,
         )
+
+
+def read_max_tokens(message: str) -> int | None:
+    """The limit in the message that refuses a text that is too long; None if it has none."""
+    match = MAX_TOKENS.search(message)
+    return int(match[1]) if match else None
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,7 @@
 """Opens stores by their URLs or paths."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -112,6 +113,8 @@ CONNECTORS: Final = (
         extra="redis",
     ),
 )
+WITH_PORTS: Final = frozenset({"http", "https", "tcp", "postgresql", "postgres", "redis", "rediss"})
+"""Schemes of addresses that have a host and a port."""
 DIGEST_DIGITS: Final = 8
 REQUIRED: Final = ("table", "collection", "index")
 """Options without which it is not clear what the store is."""
@@ -159,6 +162,7 @@ def _open(url: str, query: dict[str, str], connector: Connector, address: str) -
             f"{name}: expected the options {', '.join(connector.options)}, got "
             f"{', '.join(sorted(others))}"
         )
+    _check_port(address, name)
     if others:
         # Such as sslmode, which libpq reads.
         address = f"{address}?{urlencode(others)}"
@@ -256,6 +260,35 @@ def _connector(location: str) -> tuple[Connector, str]:
                 return connector, location
     forms = ", ".join(connector.form for connector in CONNECTORS)
     raise InvalidInputError(f"expected a store as one of {forms}, got {without_password(location)}")
+
+
+def _check_port(address: str, name: str) -> None:
+    """Check that the host and port of a URL are no part of a password that is not escaped.
+
+    Raises:
+        InvalidInputError: If they are; the message has none of it.
+    """
+    scheme, _, rest = address.partition("://")
+    if scheme not in WITH_PORTS:
+        return
+    is_http = scheme in ("http", "https")
+    # libpq accepts a ? in a password.
+    end = r"/" if scheme in ("postgresql", "postgres") else r"[/?#]"
+    authority = re.split(end, rest, maxsplit=1)[0]
+    path = rest[len(authority) :]
+    # Only the paths of HTTP have an @.
+    is_path = "@" not in path or (is_http and path.startswith("/"))
+    is_valid = is_path or "@" in authority or ":" not in authority
+    try:
+        for host in authority.rpartition("@")[2].split(","):
+            _ = urlsplit(f"//{host}").port
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise InvalidInputError(
+            f"{name}: expected a URL with a host and a port; in its password, write %2F for /, %3F "
+            "for ?, %23 for # and %40 for @"
+        )
 
 
 def _load(connector: Connector) -> Any:

@@ -153,3 +153,13 @@ def test_image_files_of_a_folder_get_the_rows_of_the_workers(
     assert ids == [files[i].name for i in others]
     rows = np.load(tmp_path / "b.npy")
     np.testing.assert_allclose(rows, expected, atol=1e-3 * np.linalg.norm(expected, axis=1).max())
+
+
+def test_other_limit_of_tokens_than_that_of_the_workers_is_refused(
+    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STITCHWORK_MAX_TEXT_TOKENS", "16")
+    target = tmp_path / "b.parquet"
+    result = run("embed", SPACE, target, "--texts", source, "--engine", "local")
+    assert "expected texts of at most 24 tokens, as the service accepts them, got 16" in result
+    assert not target.exists()

@@ -157,3 +157,22 @@ def test_server_that_cannot_be_reached_is_named(kind: str) -> None:
             client_errors(store),
         ):
             store.count()
+
+
+@pytest.mark.parametrize("kind", ["chroma", "qdrant"])
+def test_numbers_of_more_digits_are_floats_and_counted_in_a_warning(
+    tmp_path: Path, kind: str
+) -> None:
+    numbers = ["0.5", "0.12345678901234567890123", "0.10000000000000001"]
+    rows = zip(numbers, make_vectors(3).tolist(), strict=True)
+    lines = [f'{{"id": {i}, "n": {n}, "embedding": {v}}}' for i, (n, v) in enumerate(rows)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    target = f"{kind}:{tmp_path}/db?collection=a"
+    with pytest.raises(KeyboardInterrupt):
+        run(f"{tmp_path}/a.jsonl", target, tmp_path, stop_after=2)
+    result = run(f"{tmp_path}/a.jsonl", target, tmp_path)
+    (warning,) = result.warnings
+    assert warning.startswith("2 numbers in payloads were rounded to floats of 64 bits: ")
+    with open_store(target) as store:
+        records = [record for batch in store.scan(10) for record in batch.payload.records()]
+    assert [record["n"] for record in records] == [0.5, 0.12345678901234568, 0.1]

@@ -168,3 +168,48 @@ def test_addresses_that_are_none_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "none.db").exists()
     with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:9"):
         run("milvus:http://127.0.0.1:9?collection=docs", f"{tmp_path}/a.jsonl", tmp_path)
+
+
+class ShortPages:
+    """A client whose pages have half of the rows, as those that a server limits by their bytes.
+
+    Args:
+        client: The client.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def query(self, *arguments: Any, limit: int | None = None, **options: Any) -> Any:
+        limits = {} if limit is None else {"limit": limit // 2}
+        return self._client.query(*arguments, **limits, **options)
+
+
+def test_scan_goes_on_after_a_page_with_fewer_rows(client: Any, path: str) -> None:
+    create(client, "short")
+    with open_store(f"milvus:{path}?collection=short&column=dense") as store:
+        expected = [id_ for batch in store.scan(16) for id_ in batch.ids]
+        vars(store)["_client"] = ShortPages(vars(store)["_client"])
+        assert [id_ for batch in store.scan(16) for id_ in batch.ids] == expected
+        assert len(expected) == ROWS
+
+
+def test_dynamic_field_of_the_name_of_the_vectors_is_refused(
+    client: Any, path: str, tmp_path: Path
+) -> None:
+    client.create_collection(
+        "dynamic", dimension=16, primary_field_name="key", vector_field_name="v"
+    )
+    client.insert("dynamic", [{"key": 1, "v": make_vectors(1)[0], "w": "text"}])
+    url = f"milvus:{path}?collection="
+    with pytest.raises(InvalidInputError, match="row 1 has a field w beside that of the target"):
+        run(f"{url}dynamic", f"{url}renamed&column=w", tmp_path)
+
+
+def test_address_of_another_scheme_is_refused_without_its_password() -> None:
+    with pytest.raises(InvalidInputError, match="one of http, https, tcp") as refusal:
+        open_store("milvus:ftp://me:secret@127.0.0.1:9?collection=docs")
+    assert "secret" not in str(refusal.value)

@@ -256,7 +256,7 @@ TYPED: dict[str, tuple[str, Any]] = {
     "date": ("'infinity'", "infinity"),
     "jsonb": (
         """'{"n": [1, null], "price": 1.5, "exact": 0.12345678901234567890123}'""",
-        {"n": [1, None], "price": 1.5, "exact": "0.12345678901234567890123"},
+        {"n": [1, None], "price": 1.5, "exact": 0.12345678901234567890123},
     ),
     "int GENERATED ALWAYS AS (key * 2) STORED": ("DEFAULT", 2),
     "int GENERATED ALWAYS AS IDENTITY": ("DEFAULT", 1),

@@ -173,3 +173,32 @@ def test_server_without_search_and_one_that_does_not_answer_are_named(tmp_path: 
             server.stop()
     with pytest.raises(UnavailableError, match=r"redis://me@127\.0\.0\.1:9.*refused"):
         run("redis://me:secret@127.0.0.1:9?index=docs", f"{tmp_path}/a.jsonl", tmp_path)
+
+
+def test_hashes_expire_only_when_all_are_there_and_changes_meanwhile_are_named(
+    client: Any, url: str, source: str, tmp_path: Path
+) -> None:
+    expiries = []
+
+    def show(done: int, _: int) -> None:
+        if done == ROWS:
+            expiries.append(client.pexpiretime("moved:7"))
+            client.hset("doc:new", "text", "added")
+
+    with open_store(source) as rows, open_store(f"{url}?index=moved") as moved:
+        folder = tmp_path / "state"
+        result = move(rows, moved, make_map(), folder, block_rows=16, progress=show)
+    assert expiries == [-1]
+    assert client.pexpiretime("moved:7") == EXPIRY
+    assert not client.exists("stitchwork-expiries:moved")
+    assert [warning for warning in result.warnings if "has changed during the move" in warning]
+    assert result.written == ROWS
+
+
+def test_numbers_of_json_are_texts_with_all_digits(client: Any, url: str, tmp_path: Path) -> None:
+    row = f'"id": 1, "embedding": {make_vectors(1)[0].tolist()}'
+    exact = "0.12345678901234567890123"
+    (tmp_path / "a.jsonl").write_text(f'{{{row}, "n": {exact}, "more": [{exact}]}}')
+    run(f"{tmp_path}/a.jsonl", f"{url}?index=exact", tmp_path)
+    hash_ = client.hgetall("exact:1")
+    assert (hash_[b"n"], hash_[b"more"]) == (exact.encode(), f"[{exact}]".encode())

@@ -1,7 +1,6 @@
 """Results of blocks between processes: what arrives is what was sent, and none of it is code."""
 
 import ast
-import json
 import math
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from stitchwork.migration.block_results import (
     summary_table,
 )
 from stitchwork.migration.blocks import BlockSummary, Reject
+from stitchwork.migration.json_values import exact_number
 from stitchwork.migration.store import Batch, Record, RecordPayload
 from stitchwork.migration.stores import open_store
 from tests.support.moved_stores import make_map, write_parquet
@@ -64,10 +64,13 @@ def test_rows_of_a_table_arrive_with_ids_and_payload(tmp_path: Path, target: str
     assert written[0] == written[1]
 
 
-@pytest.mark.parametrize("ids", [["a", "é"], [-1, 2], [1, 2**64 - 1]])
+@pytest.mark.parametrize("ids", [["a", "é"], [-1, 2], [-1, 2**64 - 1], [1, "a"]])
 def test_rows_of_records_arrive_with_ids_and_payload(tmp_path: Path, ids: list[int | str]) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": 1, "embedding": [1.0]}\n')
-    records: list[Record] = [{"text": "é", "tags": [1, None]}, {"score": math.nan}]
+    records: list[Record] = [
+        {"text": "é", "tags": [1, None]},
+        {"score": math.nan, "n": exact_number("0.12345678901234567890123")},
+    ]
     vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
     with open_store(f"{tmp_path}/a.jsonl") as source:
         _, rows = read_result(
@@ -76,7 +79,7 @@ def test_rows_of_records_arrive_with_ids_and_payload(tmp_path: Path, ids: list[i
     assert rows is not None
     assert list(rows.ids) == ids
     np.testing.assert_array_equal(rows.vectors, vectors)
-    assert json.dumps(rows.payload.records()) == json.dumps(records)
+    assert repr(rows.payload.records()) == repr(records)
 
 
 def test_errors_arrive_with_their_class_and_code() -> None:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stitchwork.errors import ConflictError, InvalidInputError
-from stitchwork.migration.embedding import Embedding
+from stitchwork.migration.embedding import MAX_PROBE_REQUESTS, SAMPLE_TEXT, Embedding, find_probe
 from stitchwork.migration.file_shards import FileShard, move_shard
 from stitchwork.migration.item_readers import FieldItems
 from stitchwork.migration.item_stores import open_items, open_items_file
@@ -226,3 +226,43 @@ def test_column_that_has_no_texts_is_refused_by_name(tmp_path: Path) -> None:
             FieldItems.choose(items, "text", None)
         with pytest.raises(InvalidInputError, match=f"column 'image' of texts, got {listed}$"):
             FieldItems.choose(items, "text", "image")
+
+
+def test_encoder_that_accepts_other_lengths_than_the_service_is_refused(
+    spec: TextEncoder, tmp_path: Path
+) -> None:
+    write_texts(tmp_path / "a.parquet", list(TEXTS[:20]))
+    probe = make_encoder(spec).probe._replace(max_tokens=2 * MAX_TOKENS)
+    message = f"at most {2 * MAX_TOKENS} tokens, .*, got {MAX_TOKENS} .*MAX_TEXT_TOKENS"
+    with pytest.raises(ConflictError, match=message):
+        run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_encoder(spec, probe=probe))
+
+
+def test_probe_is_of_the_first_inputs_that_the_service_accepts(tmp_path: Path) -> None:
+    texts = [None] * 100 + ["refused"] * 10 + [f"text {i}" for i in range(10)]
+    write_texts(tmp_path / "a.parquet", texts)
+    row = np.zeros(2, np.float32)
+
+    def accept(items: list[Any]) -> list[Any]:
+        return ["too long" if item == "refused" else row for item in items]
+
+    with open_items(f"{tmp_path}/a.parquet") as items:
+        pairs = find_probe(items, FieldItems("body", "text"), accept)
+    assert [item for item, _ in pairs] == [f"text {i}" for i in range(4)]
+
+
+def test_probe_of_inputs_that_the_service_refuses_is_a_sentence_or_refused(tmp_path: Path) -> None:
+    table = pa.table({"id": range(100), "body": ["refused"] * 100, "image": [b"none"] * 100})
+    pq.write_table(table, tmp_path / "a.parquet")
+    requests = list[list[Any]]()
+    row = np.zeros(2, np.float32)
+
+    def accept(items: list[Any]) -> list[Any]:
+        requests.append(items)
+        return ["refused" if item in ("refused", b"none") else row for item in items]
+
+    with open_items(f"{tmp_path}/a.parquet") as items:
+        assert find_probe(items, FieldItems("body", "text"), accept) == [(SAMPLE_TEXT, row)]
+        assert len(requests) == MAX_PROBE_REQUESTS + 1
+        with pytest.raises(InvalidInputError, match="expected images that the service embeds"):
+            find_probe(items, FieldItems("image", "image"), accept)

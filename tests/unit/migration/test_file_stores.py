@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from stitchwork.errors import InvalidInputError
+from stitchwork.migration.local_engine import move
 from stitchwork.migration.store import Batch
 from stitchwork.migration.stores import open_store, state_folder, target_key
-from tests.support.moved_stores import WIDTH, make_vectors, write_parquet
+from tests.support.moved_stores import WIDTH, make_map, make_vectors, write_parquet
 
 ROWS = 500
 
@@ -138,3 +139,25 @@ def test_default_state_is_beside_the_target() -> None:
     assert state_folder("a/folder/") == Path("a/folder.migration")
     digest = hashlib.sha256(target_key("s3://vectors/faq").encode()).hexdigest()[:8]
     assert state_folder("s3://vectors/faq/?id=key") == Path(f"s3.{digest}.migration")
+
+
+def test_folder_that_changes_during_a_move_is_named_in_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("0", "1"):
+        write_parquet(tmp_path / f"in/{name}.parquet", 20)
+    for change in ("added", "removed"):
+        target = tmp_path / f"{change}.parquet"
+
+        def show(done: int, _: int, change: str = change) -> None:
+            path = tmp_path / "in/2.parquet"
+            if done and change == "added":
+                write_parquet(path, 20)
+            elif done:
+                path.unlink(missing_ok=True)
+
+        rows = f"{tmp_path}/in?id="
+        with open_store(rows) as source, open_store(str(target)) as moved:
+            folder = tmp_path / f"{change}.state"
+            result = move(source, moved, make_map(), folder, progress=show)
+        assert result.written == pq.read_table(target).num_rows
+        assert "has changed during the move" in result.warnings[0]

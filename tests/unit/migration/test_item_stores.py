@@ -96,3 +96,25 @@ def test_another_process_reads_the_same_rows(folder: Path, name: str) -> None:
     assert isinstance(store, BaseStore)
     starts = store.seek(range(0, store.count(), 2))
     assert [list(next(copy.scan(2, start)).ids) for start in starts] == whole
+
+
+def test_another_process_reads_the_files_that_the_first_one_has_listed(folder: Path) -> None:
+    store = ImageFolder(folder, "photos")
+    cursor = store.seek([1])[0]
+    data = pickle.dumps(store)
+    (folder / "a/0.png").write_bytes(b"")
+    copy = pickle.loads(data)  # noqa: S301 as engines do
+    assert list(next(copy.scan(9, cursor)).ids) == NAMES[1:]
+
+
+def test_revision_of_a_folder_sees_files_that_are_added_and_removed(folder: Path) -> None:
+    store = ImageFolder(folder, "photos")
+    assert store.count() == len(NAMES)
+    revisions = [store.revision()]
+    (folder / "a/0.png").write_bytes(b"")
+    revisions.append(store.revision())
+    assert store.count() == len(NAMES) + 1
+    for name in ("a/0.png", *NAMES):
+        (folder / name).unlink()
+    revisions.append(store.revision())
+    assert len(set(revisions)) == len(revisions)

@@ -13,7 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.migration.json_values import exact_number, to_json
+from stitchwork.migration.json_values import (
+    decode_json,
+    encode_json,
+    exact_number,
+    to_fields,
+    to_json,
+)
 from stitchwork.migration.local_engine import move
 from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.stores import open_store
@@ -108,7 +114,8 @@ def test_nanoseconds_are_moved_as_texts_where_python_lacks_them(tmp_path: Path) 
 )
 def test_number_that_a_float_would_round_is_a_decimal(text: str, expected: float | Decimal) -> None:
     number = exact_number(text)
-    assert (number, type(number)) == (expected, type(expected))
+    assert number == expected
+    assert isinstance(number, type(expected))
 
 
 def test_numbers_of_lines_are_moved_exactly_or_refused(tmp_path: Path) -> None:
@@ -117,7 +124,8 @@ def test_numbers_of_lines_are_moved_exactly_or_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(f'{{"id": 1, {numbers}, "embedding": {vector}}}')
     run(tmp_path, "a.jsonl", "b.jsonl")
     row = json.loads((tmp_path / "b.jsonl").read_text())
-    assert (row["price"], row["more"]) == (1.5, [{"exact": "0.12345678901234567890123"}])
+    assert (row["price"], row["more"]) == (1.5, [{"exact": 0.12345678901234567890123}])
+    assert '[{"exact":0.12345678901234567890123}]' in (tmp_path / "b.jsonl").read_text()
     (tmp_path / "large.jsonl").write_text(f'{{"id": 1, "n": {10**30}, "embedding": {vector}}}')
     with pytest.raises(InvalidInputError, match="row 1 has in the field n"):
         run(tmp_path, "large.jsonl", "c.jsonl")
@@ -153,3 +161,21 @@ def test_folder_of_files_with_different_columns_is_refused_by_the_file(tmp_path:
     pq.write_table(table.append_column("text", pa.array(["x", "y"])), tmp_path / "in/2.parquet")
     with pytest.raises(InvalidInputError, match=r"columns of 1\.parquet .*2\.parquet: .*text"):
         run(tmp_path, "in/", "b.parquet")
+
+
+def test_number_that_a_float_rounds_keeps_its_type_and_is_counted() -> None:
+    record = decode_json('{"a": 0.12345678901234567890123, "b": [1.5, 0.10000000000000000555]}')
+    columns = {"c": Decimal("1.50"), "d": datetime.date(2024, 2, 29)}
+    fields, rounded = to_fields({**record, **columns}, "store", 1)
+    expected = {"a": 0.12345678901234568, "b": [1.5, 0.1], "c": "1.50", "d": "2024-02-29"}
+    assert (fields, rounded) == (expected, 2)
+    with pytest.raises(InvalidInputError, match=r"row 1 has in the field a .* range of floats"):
+        to_fields(decode_json('{"a": 1e400}'), "store", 1)
+
+
+def test_values_of_json_arrive_in_another_process_as_they_are() -> None:
+    text = '{"a": [0.12345678901234567890123, 1e400, 0.5], "b": {"n": [NaN, -Infinity, null, %d]}}'
+    value = decode_json(text % 10**30)
+    arrived = decode_json(encode_json(value))
+    assert repr(arrived) == repr(value)
+    assert isinstance(arrived["a"][0], Decimal)
