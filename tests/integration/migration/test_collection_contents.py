@@ -167,7 +167,7 @@ def test_numbers_of_more_digits_are_floats_and_counted_in_a_warning(
     rows = zip(numbers, make_vectors(3).tolist(), strict=True)
     lines = [f'{{"id": {i}, "n": {n}, "embedding": {v}}}' for i, (n, v) in enumerate(rows)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    target = f"{kind}:{tmp_path}/db?collection=a"
+    target = f"{kind}:{tmp_path}/db?collection=docs"
     with pytest.raises(KeyboardInterrupt):
         run(f"{tmp_path}/a.jsonl", target, tmp_path, stop_after=2)
     result = run(f"{tmp_path}/a.jsonl", target, tmp_path)
