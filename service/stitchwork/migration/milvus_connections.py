@@ -69,9 +69,9 @@ def connect_server(address: str, name: str) -> MilvusClient:
     try:
         return MilvusClient(address, token=token, timeout=CONNECT_SECONDS)
     except MilvusUnavailableException as error:
-        raise UnavailableError(_message(error, address, name)) from None
+        raise UnavailableError(_message(error, address, name)) from error
     except MilvusException as error:
-        raise InvalidInputError(_message(error, address, name)) from None
+        raise InvalidInputError(_message(error, address, name)) from error
 
 
 def _message(error: MilvusException, address: str, name: str) -> str:
