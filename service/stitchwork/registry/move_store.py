@@ -47,25 +47,25 @@ MAX_SILENCE_SECONDS: Final = 60.0
 """Time without a report after which a running move counts as interrupted."""
 FIELDS: Final = ("report", "assessment", "created", "updated")
 
-STORED: Final = 1
 UNKNOWN: Final = 0
+"""The reply of a script if there is no such move."""
 FOREIGN: Final = -1
-"""Replies of the scripts: the last one is for a move of another key."""
+"""The reply of a script if the move is of another key."""
 IS_FOREIGN: Final = """
 local function is_foreign(owner, name, is_admin)
   return owner and owner ~= '-' and owner ~= name and is_admin == '0'
 end
 """
 
-# KEYS moves, owners; ARGV prefix of moves, prefix of owners' moves, id, report, name of the key,
-# whether it is an admin's, run, whether it has ended, largest number of moves, milliseconds until a
-# move without reports counts as interrupted.
+# KEYS moves, owners, the move, moves of the key; ARGV prefix of moves, prefix of owners'
+# moves, id, report, name of the key, whether it is an admin's, run, whether it has ended, largest
+# number of moves, milliseconds until a move without reports counts as interrupted.
 PUT_REPORT: Final = (
     IS_FOREIGN
     + """
 local prefix, owned, id, report, name, is_admin, run, ended = unpack(ARGV, 1, 8)
 local limit, silence = tonumber(ARGV[9]), tonumber(ARGV[10])
-local key = prefix .. id
+local key = KEYS[3]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local is_known = redis.call('ZSCORE', KEYS[1], id)
@@ -123,14 +123,13 @@ return 1
 """
 )
 
-# KEYS moves; ARGV prefix, id, assessment, name of the key, whether it is an admin's.
+# KEYS moves, the move; ARGV id, assessment, name of the key, whether it is an admin's.
 PUT_ASSESSMENT: Final = (
     IS_FOREIGN
     + """
-if not redis.call('ZSCORE', KEYS[1], ARGV[2]) then return 0 end
-local key = ARGV[1] .. ARGV[2]
-if is_foreign(redis.call('HGET', key, 'owner'), ARGV[4], ARGV[5]) then return -1 end
-redis.call('HSET', key, 'assessment', ARGV[3])
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
+if is_foreign(redis.call('HGET', KEYS[2], 'owner'), ARGV[3], ARGV[4]) then return -1 end
+redis.call('HSET', KEYS[2], 'assessment', ARGV[2])
 return 1
 """
 )
@@ -205,11 +204,13 @@ class MoveStore:
             RegistryUnavailableError: If the registry is unavailable.
         """
         ended = int(report.status != "running")
+        name, is_admin = _identity(key)
+        lists = (self._server.key(MOVES), self._server.key(OWNERS))
         reply = self._server.run_script(
             PUT_REPORT,
-            (self._server.key(MOVES), self._server.key(OWNERS)),
-            *(self._key(""), self._server.key(OWNER, ""), id_, dump_record(report)),
-            *(*_identity(key), run or "", ended, self._max_moves, int(self._silence_ms)),
+            (*lists, self._key(id_), self._server.key(OWNER, name)),
+            *(self._key(""), self._server.key(OWNER, ""), id_, dump_record(report), name, is_admin),
+            *(run or "", ended, self._max_moves, int(self._silence_ms)),
         )
         _check_reply(reply, id_, key)
 
@@ -228,8 +229,9 @@ class MoveStore:
             InsufficientScopeError: If the move is of another key, and this is not an admin's.
             RegistryUnavailableError: If the registry is unavailable.
         """
-        words = (self._key(""), id_, dump_record(assessment), *_identity(key))
-        reply = self._server.run_script(PUT_ASSESSMENT, (self._server.key(MOVES),), *words)
+        keys = (self._server.key(MOVES), self._key(id_))
+        words = (id_, dump_record(assessment), *_identity(key))
+        reply = self._server.run_script(PUT_ASSESSMENT, keys, *words)
         _check_reply(reply, id_, key)
 
     def get(self, id_: str) -> MoveEntry:

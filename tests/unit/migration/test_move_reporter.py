@@ -25,7 +25,7 @@ UNKNOWN = Response(b'{"code": "unknown-resource", "detail": "no such move"}', 40
 
 
 class MoveService:
-    """A service that has what was reported, and answers as it is told.
+    """A service that records reports, and has one response for every move.
 
     Attributes:
         known: The response to `GET /moves/{id}`.
