@@ -255,6 +255,7 @@ class QueueFullError(StitchworkError):
     Attributes:
         max_items: The largest number of items that a request may have at the moment; None if that
             is not known.
+        limit: Name of the limit of the queue that is reached; empty if it is another one.
     """
 
     code = ErrorCode.QUEUE_FULL
@@ -267,9 +268,11 @@ class QueueFullError(StitchworkError):
         pointer: str | None = None,
         code: ErrorCode | None = None,
         max_items: int | None = None,
+        limit: str = "",
     ) -> None:
         super().__init__(message, pointer=pointer, code=code)
         self.max_items = max_items
+        self.limit = limit
 
 
 class RateLimitError(StitchworkError):

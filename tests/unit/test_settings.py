@@ -138,6 +138,8 @@ def test_redacted_settings_have_no_passwords() -> None:
 
 
 def test_queue_has_a_shard_for_each_url_or_several_in_a_cluster() -> None:
+    blank = Settings(redis_url="redis://r", queue_url=" \n")
+    assert blank.queue_url is None
     several = Settings(redis_url="redis://r", queue_url="redis://:secret@a redis://b:1")
     assert several.redacted()["queue_url"] == "redis://:***@a redis://b:1"
     assert shard_urls(str(several.queue_url), several.queue_shards) == [

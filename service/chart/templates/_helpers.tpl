@@ -130,7 +130,7 @@ Input: a list of the target and the source.
 {{/* The ports of servers outside of this chart, as a JSON list: those that URLs name, and those of a Secret's. */}}
 {{- define "stitchwork.serverPorts" -}}
 {{- $ports := .Values.networkPolicy.redisPorts -}}
-{{- range $url := printf "%s %s" .Values.redis.url .Values.redis.queueUrl | splitList " " | compact -}}
+{{- range $url := regexSplit "\\s+" (printf "%s %s" .Values.redis.url .Values.redis.queueUrl) -1 | compact -}}
 {{- $default := ternary 26379 6379 (hasPrefix "sentinel" $url) -}}
 {{- $hosts := regexReplaceAll "^[a-z]+://([^/?]*@)?([^/?]*).*$" $url "${2}" -}}
 {{- range $host := splitList "," $hosts -}}

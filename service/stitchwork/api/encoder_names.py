@@ -10,7 +10,7 @@ from stitchwork.resources import Space, encoder_key
 
 PAGE_SIZE: Final = 1000
 MIN_SECONDS: Final = 10.0
-"""Time between two searches for keys that no space has."""
+"""Time between two searches for keys that are not known."""
 
 
 class EncoderNames:
@@ -29,15 +29,22 @@ class EncoderNames:
     def find(self, keys: Iterable[str]) -> dict[str, str]:
         """The models of these encoders; without those that no space has.
 
+        Only one caller at a time searches the registry; meanwhile the others get what is known.
+
         Raises:
             RegistryUnavailableError: If the registry is unavailable.
         """
         keys = set(keys)
-        with self._lock:
-            if not keys <= self._names.keys() and time.monotonic() >= self._next_search:
+        is_due = not keys <= self._names.keys() and time.monotonic() >= self._next_search
+        if is_due and self._lock.acquire(blocking=False):
+            try:
                 self._names = dict(self._read())
+            finally:
+                # Also after a failure: a registry that hangs costs one timeout, not one a request.
                 self._next_search = time.monotonic() + MIN_SECONDS
-            return {key: self._names[key] for key in keys if key in self._names}
+                self._lock.release()
+        names = self._names
+        return {key: names[key] for key in keys if key in names}
 
     def _read(self) -> Iterator[tuple[str, str]]:
         cursor: str | None = None

@@ -192,7 +192,9 @@ def _refusal(
         "too-long": f"the inputs take longer than the deadline allows: at most {max_items} of them "
         "fit at the moment",
     }
-    error = QueueFullError(messages[limit], code=LIMIT_CODES.get(limit), max_items=max_items)
+    error = QueueFullError(
+        messages[limit], code=LIMIT_CODES.get(limit), max_items=max_items, limit=limit
+    )
     if wait_ms:
         error.retry_after = math.ceil(wait_ms / 1000)
     return error

@@ -48,6 +48,10 @@ class Arrivals:
         """
         return self._loop.run_until_complete(self._wait(commands))
 
+    def poll(self) -> dict[int, Any]:
+        """The replies that have come since, or the errors; does not wait."""
+        return self._loop.run_until_complete(self._poll())
+
     def close(self) -> None:
         """Close all connections."""
         for client in (*self._clients.values(), *self._blocking.values()):
@@ -68,6 +72,14 @@ class Arrivals:
             _, late = await asyncio.wait(tasks, timeout=UNBLOCK_SECONDS)
             for task in late:
                 task.cancel()
+        return self._pop_results()
+
+    async def _poll(self) -> dict[int, Any]:
+        await asyncio.wait([reply for _, reply in self._calls.values()], timeout=0)
+        return self._pop_results()
+
+    def _pop_results(self) -> dict[int, Any]:
+        """The replies to the calls that have ended, or their errors."""
         done = {number: call for number, call in self._calls.items() if call[1].done()}
         self._calls = {number: call for number, call in self._calls.items() if number not in done}
         return {number: _result(*call) for number, call in done.items()}

@@ -24,7 +24,7 @@ from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply, unpack_address, unpack_job
 from stitchwork.queue.outages import log_outage
 from stitchwork.queue.requirements import ModelRequirement
-from stitchwork.queue.shards import QueueShard
+from stitchwork.queue.shards import QueueShard, leave_shard
 from stitchwork.queue.stream_reader import BLOCK_MS, StreamReader
 from stitchwork.queue.streams import EncoderStreams
 from stitchwork.queue.turns import EncoderTurns
@@ -165,6 +165,8 @@ class Consumer:
 
     def _take(self) -> list[Delivery]:
         """The next batch, as `take` returns it."""
+        # A shard may deliver a job after the worker has got work elsewhere.
+        self._add_arrivals(self._reader.read_late())
         redelivered = self._reclaim()
         if redelivered:
             return redelivered
@@ -182,10 +184,13 @@ class Consumer:
             self._stopping.wait(PAUSE_SECONDS)
             return []
         # Entries of further encoders that arrive with the first wait for the next turns.
-        self._arrived.extend(self._reader.read_arriving(immediate))
-        for _, entries in self._arrived:
-            self.leases.add(entry.key for entry in entries)
+        self._add_arrivals(self._reader.read_arriving(immediate))
         return self._fill(*self._arrived.popleft()) if self._arrived else []
+
+    def _add_arrivals(self, arrivals: Sequence[tuple[EncoderStreams, list[StreamEntry]]]) -> None:
+        for _, entries in arrivals:
+            self.leases.add(entry.key for entry in entries)
+        self._arrived.extend(arrivals)
 
     def _fill(self, encoder: EncoderStreams, entries: list[StreamEntry]) -> list[Delivery]:
         """Entries that arrived, and what else waits for their encoder, up to a full batch."""
@@ -201,6 +206,14 @@ class Consumer:
         if not entries:
             return []
         self.leases.add(entry.key for entry in entries)
+        try:
+            return self._deliveries(entries)
+        except UnavailableError:
+            self._abandon(entries)
+            raise
+
+    def _deliveries(self, entries: Sequence[StreamEntry]) -> list[Delivery]:
+        """The jobs of entries, without those past their deadline, which are answered."""
         payloads = self._read_payloads(entries)
         now_ms = self._reader.now_ms(entries[0].shard)
         deliveries = []
@@ -222,12 +235,8 @@ class Consumer:
         names = [entry.payload for entry in entries if entry.payload]
         if not names:
             return {}
-        try:
-            shard = self.shards[entries[0].shard]
-            (replies,) = shard.execute(("MGET", *map(shard.keys.payload, names)))
-        except UnavailableError:
-            self._abandon(entries)
-            raise
+        shard = self.shards[entries[0].shard]
+        (replies,) = shard.execute(("MGET", *map(shard.keys.payload, names)))
         return dict(zip(names, replies, strict=True))
 
     def _abandon(self, entries: Sequence[StreamEntry]) -> None:
@@ -264,15 +273,28 @@ class Consumer:
         return None
 
     def _reclaim(self) -> list[Delivery]:
-        """A job whose lease expired, alone; one that was delivered too often is dead-lettered."""
+        """A job whose lease expired, alone; one that was delivered too often is dead-lettered.
+
+        A shard that refuses, such as one that takes no writes, is left alone.
+        """
         if time.monotonic() - self._reclaimed < self._lease / 4:
             return []
         self._reader.turns.refresh()
-        for encoder in self._reader.turns:
-            for name in encoder.names:
-                deliveries = self._claim(self.shards[encoder.shard], name)
-                if deliveries:
-                    return deliveries
+        failed = set[int]()
+        for encoder, name in [(one, name) for one in self._reader.turns for name in one.names]:
+            if encoder.shard in failed:
+                continue
+            shard = self.shards[encoder.shard]
+            try:
+                deliveries = self._claim(shard, name)
+            except QueueUnavailableError as error:
+                failed.add(shard.number)
+                # Even if there is no other shard, new jobs are read before the next attempt.
+                self._reclaimed = time.monotonic()
+                leave_shard(self.shards, shard, error)
+                continue
+            if deliveries:
+                return deliveries
         self._reclaimed = time.monotonic()
         return []
 
@@ -301,11 +323,15 @@ class Consumer:
             failure = JobFailedError(
                 f"{MAX_DELIVERIES} workers failed at this job; it was given up"
             )
-            for delivery in deliveries:
-                data = delivery.job.pack(delivery.items)
-                self._dead_letter(entry, data, DeadLetterReason.DELIVERED_TOO_OFTEN)
-                self._on_dead_letter(delivery.job)
-                self.fail(delivery, failure)
+            try:
+                for delivery in deliveries:
+                    data = delivery.job.pack(delivery.items)
+                    self._dead_letter(entry, data, DeadLetterReason.DELIVERED_TOO_OFTEN)
+                    self._on_dead_letter(delivery.job)
+                    self.fail(delivery, failure)
+            except UnavailableError:
+                self._abandon([entry])
+                raise
         return []
 
     def _dead_letter(

@@ -5,13 +5,16 @@ from typing import Final
 
 from cachetools import LRUCache
 
-from stitchwork.errors import ErrorCode, QueueFullError
+from stitchwork.errors import QueueFullError
 from stitchwork.queue.callers import CALLER
 from stitchwork.queue.pending_requests import PendingRequest
 from stitchwork.resources import EncoderSpec, encoder_key
 
 MAX_QUEUES: Final = 4_096
 """Encoders and callers that the queue is remembered to be full for."""
+COMMON_LIMITS: Final = frozenset({"max-jobs", "share-of-jobs", "max-inputs", "max-age", "max-wait"})
+"""The limits that, with no room left, refuse other requests of a caller too. The rest depends on
+the size or the deadline of a request."""
 
 
 class FullQueues:
@@ -39,11 +42,11 @@ class FullQueues:
             return
         until, error = self._errors.get((encoder_key(encoder), CALLER.get().name), (0.0, None))
         if error is not None and time.monotonic() < until:
-            raise QueueFullError(error.message, max_items=error.max_items)
+            raise QueueFullError(error.message, max_items=error.max_items, limit=error.limit)
 
     def add(self, request: PendingRequest, error: QueueFullError) -> None:
-        """A request was refused; of an error that depends on its size nothing is remembered."""
-        if error.code != ErrorCode.QUEUE_BYTES_FULL and not error.max_items:
+        """A request was refused, which is remembered if every other one would be."""
+        if error.limit in COMMON_LIMITS and not error.max_items:
             place = request.encoder, request.parts.caller.name
             self._errors[place] = (time.monotonic() + self._seconds, error)
 

@@ -37,9 +37,13 @@ class StartAnnouncement:
             task.start()
 
     def stop(self) -> None:
-        """End it: the worker is live, or does not start."""
-        for shard, task in zip(self._shards, self._tasks, strict=True):
+        """Announce it no more: what was announced holds until it expires, or is withdrawn."""
+        for task in self._tasks:
             task.stop()
+
+    def withdraw(self) -> None:
+        """Remove what was announced: the worker is live."""
+        for shard in self._shards:
             try:
                 shard.execute(("ZREM", shard.keys.starting, self._status.worker))
             except UnavailableError as error:

@@ -10,6 +10,7 @@ from zlib import crc32
 
 from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue.keys import ShardKeys
+from stitchwork.queue.outages import log_outage
 from stitchwork.redis.client import RedisClient
 from stitchwork.redis.connections import QUEUE_TAGS
 
@@ -58,8 +59,27 @@ class QueueShard(RedisClient):
 
 
 def answering(shards: Sequence[QueueShard]) -> Sequence[QueueShard]:
-    """The shards that answered when they were last called, or all of them if none did."""
+    """The shards that answered, and were not left alone since, or all of them if none is such."""
     return [shard for shard in shards if shard.is_answering] or shards
+
+
+def leave_shard(
+    shards: Sequence[QueueShard], shard: QueueShard, error: QueueUnavailableError
+) -> None:
+    """Leave a shard alone that failed or refused a call, until a heartbeat has reached it again.
+
+    Args:
+        shards: All shards.
+        shard: The one that cannot be used.
+        error: Why.
+
+    Raises:
+        QueueUnavailableError: The same error, if no other shard answers.
+    """
+    shard.is_answering = False
+    if not any(other.is_answering for other in shards):
+        raise error
+    log_outage(error, "the other shards are served")
 
 
 def shard_of(shards: Sequence[QueueShard], encoder: str) -> QueueShard:

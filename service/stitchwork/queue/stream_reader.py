@@ -14,8 +14,7 @@ from stitchwork.queue import scripts
 from stitchwork.queue.arrivals import Arrivals
 from stitchwork.queue.deliveries import StreamEntry, parse_entry
 from stitchwork.queue.keys import GROUP
-from stitchwork.queue.outages import log_outage
-from stitchwork.queue.shards import QueueShard
+from stitchwork.queue.shards import QueueShard, leave_shard
 from stitchwork.queue.streams import EncoderStreams
 from stitchwork.queue.turns import EncoderTurns
 from stitchwork.redis.commands import Command
@@ -63,13 +62,33 @@ class StreamReader:
         self._clocks_ms = dict.fromkeys((shard.number for shard in shards), 0.0)
 
     def read_waiting(self) -> list[StreamEntry]:
-        """Up to a full batch of entries that wait for one encoder, the first whose turn it is."""
+        """Up to a full batch of entries that wait for one encoder, the first whose turn it is.
+
+        A shard that refuses, such as one that takes no writes, is left alone.
+
+        Raises:
+            QueueUnavailableError: If no shard answers.
+        """
         self.turns.end_turn()
+        failed = set[int]()
         for number, encoders in groupby(self.turns, _shard_number):
-            entries = self._take(self._shards[number], list(encoders), ())
+            if number in failed:
+                continue
+            try:
+                entries = self._take(self._shards[number], list(encoders), ())
+            except QueueUnavailableError as error:
+                failed.add(number)
+                leave_shard(self._shards, self._shards[number], error)
+                continue
             if entries:
                 return entries
         return []
+
+    def read_late(self) -> list[tuple[EncoderStreams, list[StreamEntry]]]:
+        """Entries that arrived after the worker had stopped to wait for those of their shard."""
+        if self._arrivals is None or self._arrivals.is_complete:
+            return []
+        return self._parse_arrivals(self._arrivals.poll())
 
     def read_more(
         self, encoder: EncoderStreams, entries: Sequence[StreamEntry]
@@ -89,16 +108,7 @@ class StreamReader:
             self._by_key |= {keys.stream(name).encode(): (encoder, name) for name in encoder.names}
         numbers = sorted({encoder.shard for encoder in encoders})
         commands = {number: self._command(number, encoders) for number in numbers}
-        arrived: dict[EncoderStreams, list[StreamEntry]] = {}
-        for number, reply in self._wait(commands).items():
-            # A list by the second version of the protocol, and a dictionary by the third.
-            pairs = reply.items() if isinstance(reply, dict) else reply or ()
-            for key, entries in pairs:
-                encoder, name = self._by_key[key]
-                arrived.setdefault(encoder, []).extend(
-                    parse_entry(name, id_, fields, number) for id_, fields in entries
-                )
-        return list(arrived.items())
+        return self._parse_arrivals(self._wait(commands))
 
     def set_clock(self, shard: int, now_ms: int) -> None:
         """Take the time of a shard's server, from which later times are computed."""
@@ -109,8 +119,9 @@ class StreamReader:
         refusal = error.__cause__
         if not isinstance(refusal, ResponseError) or not str(refusal).startswith("NOGROUP"):
             raise error
-        self.turns.clear()
-        self._stopping.wait(BLOCK_MS / 1000 / 5)
+        if self.turns:
+            self.turns.clear()
+            self._stopping.wait(BLOCK_MS / 1000 / 5)
 
     def now_ms(self, shard: int) -> float:
         """Milliseconds since the epoch by the clock of a shard's server."""
@@ -132,26 +143,36 @@ class StreamReader:
 
     def _wait(self, commands: dict[int, Command]) -> dict[int, Any]:
         """The replies to commands that block, by the shard; one is enough to go on."""
-        if self._arrivals is None:
-            try:
-                return dict(zip(commands, self._blocking.execute(*commands.values()), strict=True))
-            except QueueUnavailableError as error:
-                self.clear_turns(error)
-                return {}
-        replies: dict[int, Any] = {}
-        for number, reply in self._arrivals.wait(commands).items():
-            if not isinstance(reply, QueueUnavailableError):
-                replies[number] = reply
+        if self._arrivals is not None:
+            return self._arrivals.wait(commands)
+        try:
+            return dict(zip(commands, self._blocking.execute(*commands.values()), strict=True))
+        except QueueUnavailableError as error:
+            return dict.fromkeys(commands, error)
+
+    def _parse_arrivals(
+        self, replies: dict[int, Any]
+    ) -> list[tuple[EncoderStreams, list[StreamEntry]]]:
+        """The entries in replies of shards; a shard whose reply is an error is left alone."""
+        arrived: dict[EncoderStreams, list[StreamEntry]] = {}
+        failures: dict[int, QueueUnavailableError] = {}
+        for number, reply in replies.items():
+            if isinstance(reply, QueueUnavailableError):
+                failures[number] = reply
                 continue
+            # A list by the second version of the protocol, and a dictionary by the third.
+            pairs = reply.items() if isinstance(reply, dict) else reply or ()
+            for key, entries in pairs:
+                encoder, name = self._by_key[key]
+                arrived.setdefault(encoder, []).extend(
+                    parse_entry(name, id_, fields, number) for id_, fields in entries
+                )
+        for number, failure in failures.items():
             try:
-                self.clear_turns(reply)
-            except QueueUnavailableError:
-                # The next heartbeat finds out when it answers again.
-                self._shards[number].is_answering = False
-                if not any(shard.is_answering for shard in self._shards):
-                    raise
-                log_outage(reply, "the other shards are served")
-        return replies
+                self.clear_turns(failure)
+            except QueueUnavailableError as error:
+                leave_shard(self._shards, self._shards[number], error)
+        return list(arrived.items())
 
     def _take(
         self, shard: QueueShard, encoders: Sequence[EncoderStreams], taken: Sequence[StreamEntry]

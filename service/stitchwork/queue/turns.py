@@ -118,6 +118,7 @@ class EncoderTurns:
         """Milliseconds that jobs of an encoder wait before the worker takes them."""
         return int(self._patience(encoder.encoder) * 1000)
 
-    def _order(self, encoder: EncoderStreams) -> tuple[float, float]:
+    def _order(self, encoder: EncoderStreams) -> tuple[float, float, int]:
         end = self._last.get(encoder.encoder, _NO_TURN).end
-        return max(self._virtual_time, end), end
+        # The encoders of a shard together, where their turns allow it: one call reads all of them.
+        return max(self._virtual_time, end), end, encoder.shard

@@ -35,8 +35,12 @@ async def remove_expired(
         return 0
     workers, starting, apis, encoders = await client.execute(
         *(
-            script_command(upkeep_scripts.REMOVE_SILENT, (key, shard.announced), expired_ms)
-            for key in (shard.workers, shard.starting, shard.apis)
+            script_command(upkeep_scripts.REMOVE_SILENT, keys, expired_ms)
+            for keys in (
+                (shard.workers, shard.announced, shard.starting),
+                (shard.starting, shard.announced, shard.workers),
+                (shard.apis, shard.announced),
+            )
         ),
         ("HGETALL", shard.encoders),
     )

@@ -53,8 +53,8 @@ return redis.call('HMGET', KEYS[2], unpack(names))
 """
 )
 
-# Removes processes that have been silent.
-# KEYS processes, statuses by process · ARGV ms
+# Removes processes that have been silent, and the statuses of those that are in no other set.
+# KEYS processes, statuses by process, other sets of processes · ARGV ms
 # Returns their names.
 REMOVE_SILENT: Final = (
     NOW
@@ -62,7 +62,9 @@ REMOVE_SILENT: Final = (
 local names = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1])
 for _, name in ipairs(names) do
   redis.call('ZREM', KEYS[1], name)
-  redis.call('HDEL', KEYS[2], name)
+  local is_alone = true
+  for i = 3, #KEYS do is_alone = is_alone and not redis.call('ZSCORE', KEYS[i], name) end
+  if is_alone then redis.call('HDEL', KEYS[2], name) end
 end
 return names
 """

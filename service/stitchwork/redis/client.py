@@ -80,7 +80,9 @@ class RedisClient:
         name: What the server is called in messages; empty: what its error says.
 
     Attributes:
-        is_answering: Whether the server answered the last call, or has not been called yet.
+        is_answering: Whether the server answered the last call, or has not been called yet. Who
+            leaves a server alone that refuses calls sets it to False; the next call that is
+            answered sets it again.
     """
 
     def __init__(

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Final, NamedTuple
 
+from redis.exceptions import ResponseError
+
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.registry import Registry
@@ -65,6 +67,8 @@ class ServerReporter:
                 setups.append((shard, _info(shard)))
             except QueueUnavailableError:
                 continue
+            if len(self._shards) > 1:
+                warnings += _unblock_warnings(shard)
         for shard, queue in setups:
             warnings += _queue_warnings(shard, queue, server, registry)
         for (shard, queue), (other, other_queue) in combinations(setups, 2):
@@ -116,6 +120,19 @@ def _queue_warnings(
         yield (
             f"raw inputs and embeddings of requests are in the append-only file of the {shard.name}"
         )
+
+
+def _unblock_warnings(shard: RedisClient) -> Iterator[str]:
+    """A warning if a server of several shards refuses a command that workers need only there."""
+    try:
+        # No connection has this number.
+        shard.execute(("CLIENT", "UNBLOCK", 0))
+    except QueueUnavailableError as error:
+        if isinstance(error.__cause__, ResponseError):
+            yield (
+                f"{error.message}; workers need CLIENT UNBLOCK (the right client|unblock) for a "
+                "queue of several shards, and lose time with each batch without it"
+            )
 
 
 def _info(server: RedisClient) -> dict[str, Any]:

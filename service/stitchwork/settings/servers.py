@@ -55,9 +55,9 @@ class ServerSettings(BaseSettings):
     @field_validator("queue_url")
     @classmethod
     def _check_queue_urls(cls, value: str | None) -> str | None:
-        if not value:
-            return value
-        urls = value.split()
+        urls = (value or "").split()
+        if not urls:
+            return None
         for url in urls:
             validate_url(url)
         if len(urls) > MAX_SHARDS:

@@ -98,8 +98,10 @@ class Worker:
         self._metric_buffer.is_collecting = True
         self._consumer.start()
         self._registrations.start()
-        self._heartbeat.start()
+        # An announcement after the first heartbeat would replace the status of the live worker.
         self._announcement.stop()
+        self._heartbeat.start()
+        self._announcement.withdraw()
         self._is_started = True
         log.info("worker started", extra={"worker": self._consumer.name})
         try:

@@ -21,6 +21,7 @@ from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.messages import Job
 from stitchwork.queue.shards import QueueShard, shard_of
+from stitchwork.queue.turns import EncoderTurns
 from stitchwork.redis.client import RedisClient
 from stitchwork.resources import TextEncoder
 from stitchwork.settings import Settings
@@ -112,6 +113,18 @@ def test_jobs_of_each_encoder_are_done_in_its_shard(shards: tuple[QueueShard, ..
     for shard, job in zip(shards, jobs, strict=True):
         assert [encoder.encoder for encoder in streams.all_streams(shard)] == [job.stream]
         assert queued_bytes(shard) == 0
+
+
+def test_encoders_of_a_shard_are_read_together(shards: tuple[QueueShard, ...]) -> None:
+    for number in range(12):
+        job = Job(id="", encoder=TextEncoder(model=f"words-{number}"))
+        shard = shard_of(shards, job.stream)
+        streams.admit(shard, job, job.pack(["x"]), 1, timeout_ms=60_000)
+    turns = EncoderTurns(shards, lambda *_: True, lambda _: 0.0)
+    turns.refresh()
+    numbers = [encoder.shard for encoder in turns]
+    assert len(numbers) == 12
+    assert numbers == sorted(numbers)
 
 
 def test_idle_worker_gets_jobs_of_any_shard_as_soon_as_they_come(

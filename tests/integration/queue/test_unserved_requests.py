@@ -44,6 +44,8 @@ presence.start()
 print("running", flush=True)
 sys.stdin.readline()
 presence.stop()
+if kind == "starting":
+    presence.withdraw()
 """
 """A worker that takes nothing, live or starting, until its standard input ends."""
 

@@ -175,6 +175,17 @@ def remove(server: QueueShard, **options: int) -> int:
     return asyncio.run(main())
 
 
+def test_status_of_a_live_worker_outlives_the_announcement_of_its_start(
+    queue_server: QueueShard,
+) -> None:
+    with present(queue_server, "busy"):
+        # Its withdrawal failed: the server was away for a moment.
+        queue_server.redis.zadd(ShardKeys().starting, {"busy": 1})
+        assert remove(queue_server) == 1
+        assert [w.worker for w in live_workers((queue_server,), 600)] == ["busy"]
+    assert not queue_server.redis.exists(ShardKeys().announced)
+
+
 def test_leftovers_of_dead_processes_are_removed(queue_server: QueueShard) -> None:
     with consuming(queue_server) as consumer:
         admit(queue_server, JOB, ["x"])
