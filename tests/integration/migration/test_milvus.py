@@ -17,6 +17,7 @@ from stitchwork.migration.stores import client_errors, open_store
 from tests.support.moved_stores import TARGET_WIDTH, make_map, make_vectors
 
 ROWS = 40
+SHORT_PAGE_ROWS = 7
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,7 @@ def test_addresses_that_are_none_are_named(tmp_path: Path) -> None:
 
 
 class ShortPages:
-    """A client whose pages have half of the rows, as those that a server limits by their bytes.
+    """A client whose pages have a few rows, as those that a server limits by their bytes.
 
     Args:
         client: The client.
@@ -184,7 +185,7 @@ class ShortPages:
         return getattr(self._client, name)
 
     def query(self, *arguments: Any, limit: int | None = None, **options: Any) -> Any:
-        limits = {} if limit is None else {"limit": limit // 2}
+        limits = {} if limit is None else {"limit": min(limit, SHORT_PAGE_ROWS)}
         return self._client.query(*arguments, **limits, **options)
 
 
