@@ -236,7 +236,7 @@ def test_ports_of_external_urls_are_open_for_the_service() -> None:
         "valkey": {"enabled": False},
         "redis": {
             "url": "sentinels://user:p:1@first,second:26380/registry?db=1",
-            "queueUrl": "rediss://[fd00::1]:6390/0\t rediss://other:6391",
+            "queueUrl": "rediss://[fd00::1]:6390/0\trediss://other:6391",
         },
         "networkPolicy": {"enabled": True},
     }
