@@ -92,7 +92,7 @@ def test_worker_reads_new_jobs_of_its_only_server_although_it_can_claim_none(
     admit(shards[0])
     with (
         limited(shards[0], "-xautoclaim", is_only=True) as server,
-        consuming(server) as consumer,
+        consuming(server, lease=600.0) as consumer,
     ):
         with pytest.raises(QueueUnavailableError, match="xautoclaim"):
             consumer.take()
