@@ -45,7 +45,10 @@ class ServerMetricsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Read both servers, with the timeouts of their clients."""
         up = GaugeMetricFamily(
-            PREFIX + "redis_up", "1 if the server answers, else 0.", labels=["server"]
+            PREFIX + "redis_up",
+            "1 if the server answers, else 0; if the queue has shards, `queue` is 1 if one of them "
+            "answers, and `queue-q1` is that of one.",
+            labels=["server"],
         )
         for name, collect in (("queue", self._queue), ("registry", self._resources)):
             try:

@@ -69,9 +69,11 @@ VALUES: Final = {
 def allowed(definition: str) -> dict[str, Any]:
     """A value other than its default for each setting of a part of the schema."""
     properties = document()["$defs"][definition]["properties"]
-    # `durable_replicas` needs `durable`.
+    # `durable_replicas` needs `durable`, `queue_shards` the URL of a cluster.
     return {
-        name: _other_value(name, schema) for name, schema in properties.items() if name != "durable"
+        name: _other_value(name, schema)
+        for name, schema in properties.items()
+        if name not in ("durable", "queue_shards")
     }
 
 
@@ -120,6 +122,20 @@ def test_setting_of_values_is_read_by_the_service(
             # The parts' own defaults precede those of all processes.
             value = overridden[name]
         assert read[name] == value, name
+
+
+def test_shards_of_a_cluster_are_read_by_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = {"url": "cluster://valkey:6379", "queueUrl": "cluster://valkey:6379"}
+    values = {
+        "settings": {"queue_shards": 3},
+        "valkey": {"enabled": False},
+        "redis": servers,
+    }
+    for workload in ("-api", "-worker-default"):
+        variables = environment(by_name(objects(values=values), "Deployment", workload))
+        for name, text in variables.items():
+            monkeypatch.setenv(name, text)
+        assert Settings().queue_shards == 3
 
 
 def test_pool_overrides_the_settings_of_all_workers_and_of_all_processes() -> None:

@@ -23,8 +23,8 @@ from tests.system.telemetry.conftest import QUEUE_JOBS, WIDTH, ObservedService
 pytestmark = pytest.mark.models
 
 TEXTS = ["short", "a text that is somewhat longer than the first", "two words"]
-LONG_TEXTS = ["many words " * 20] * 16
-"""They are one job: of a larger cost, they would be several."""
+LONG_TEXTS = ["many words " * 8] * 8
+"""They are one job; of a larger cost, on a slow machine, they would be more than the queue takes."""
 
 
 @contextmanager
