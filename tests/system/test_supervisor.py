@@ -155,7 +155,7 @@ def test_embedded_urls_while_serve_runs_name_its_servers(
             words = [*command.split(), "--json", "--data-dir", str(plan.data_dir)]
             # No worker is alive, so `status` ends with 1.
             assert main(words) == (1 if command == "status" else 0), capsys.readouterr().err
-            empty = {"workers": [], "queues": {}, "unavailable_shards": []}
+            empty: dict[str, object] = {"workers": [], "queues": {}, "unavailable_shards": []}
             result = json.loads(capsys.readouterr().out)
             assert result == (empty if command == "status" else [])
     for folder in (plan.data_dir, plan.data_dir / "none"):

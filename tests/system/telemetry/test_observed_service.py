@@ -24,7 +24,7 @@ pytestmark = pytest.mark.models
 
 TEXTS = ["short", "a text that is somewhat longer than the first", "two words"]
 LONG_TEXTS = ["many words " * 8] * 8
-"""They are one job; of a larger cost, on a slow machine, they would be more than the queue takes."""
+"""They are one job; of a larger cost, on a slow machine, they would be more than the queue has."""
 
 
 @contextmanager
