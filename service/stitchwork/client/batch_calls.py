@@ -1,6 +1,8 @@
 """Calls that may be too large for one request: sent in parts, several at a time."""
 
+import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
@@ -29,6 +31,8 @@ from stitchwork.client.progress import Progress, progress_callback
 from stitchwork.client.row_sinks import RowSink, open_sink
 from stitchwork.client.service_errors import read_json
 from stitchwork.errors import InvalidInputError, StitchworkError, VersionMismatchError
+
+log = logging.getLogger(__name__)
 
 
 class TranslationResult(NamedTuple):
@@ -204,10 +208,18 @@ def _check_dtype(out: Any) -> None:
 def _receive_predictions(
     client: Client, parts: PartFlows, partial: PartialResult, progress: Progress | bool
 ) -> Flow[Predictions]:
+    warnings: dict[str, list[str]] = {}
+
     def on_part(part: PartResponse) -> None:
-        partial.predictions[part.start] = read_json(part.response)["predictions"]
+        fields = read_json(part.response)
+        partial.predictions[part.start] = fields["predictions"]
+        for warning in fields.get("warnings", ()):
+            # Those of several parts differ in their numbers.
+            warnings.setdefault(re.sub(r"\d+", "0", warning), []).append(warning)
 
     yield from _receive(client, parts, partial, on_part, progress)
+    for first, *others in warnings.values():
+        log.warning(f"{first} (and {len(others)} more such warnings)" if others else first)
     starts = sorted(partial.predictions)
     return [prediction for start in starts for prediction in partial.predictions[start]]
 

@@ -141,7 +141,8 @@ class InferenceOperations:
         Returns:
             A prediction for each row, with `label`, `score`, `confidence` and `top`; of a
             multi-label head with `labels`, `confidence` and `top`; of a regression with `values`.
-            One with `abstained` has no `label`, and no `labels`.
+            One with `abstained` has no `label`, and no `labels`. The `warnings` of responses, such
+            as that on inputs that the anchors do not cover, are logged by `stitchwork.client`.
         """
         query = {"space": space, "bridge": bridge, "top": top, "min_confidence": min_confidence}
         path = url_path("classify", head)

@@ -498,3 +498,16 @@ def test_command_line_registers_and_shows_heads_of_each_problem_type(
     assert "values" in table
     assert "stars: " in table
     run("heads", "delete", "multi")
+
+
+def test_warnings_of_predictions_are_logged_once(
+    client: Stitchwork, url: str, pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = np.vstack([pair.x[:2], -5 * pair.x[:1]]).astype(np.float32)
+    body = {"space": "x", "embeddings": rows.tolist()}
+    warnings = httpx.post(f"{url}/classify/h", json=body).json()["warnings"]
+    assert warnings
+    with caplog.at_level("WARNING", "stitchwork.client"):
+        client.classify("h", rows, "x")
+    messages = [record.getMessage() for record in caplog.records]
+    assert sorted(messages) == sorted(warnings)
