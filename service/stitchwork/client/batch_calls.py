@@ -32,7 +32,8 @@ from stitchwork.client.row_sinks import RowSink, open_sink
 from stitchwork.client.service_errors import read_json
 from stitchwork.errors import InvalidInputError, StitchworkError, VersionMismatchError
 
-log = logging.getLogger(__name__)
+response_log = logging.getLogger(__name__)
+"""Receives sentences of the service for the user, which are no events of a process."""
 
 
 class TranslationResult(NamedTuple):
@@ -219,7 +220,7 @@ def _receive_predictions(
 
     yield from _receive(client, parts, partial, on_part, progress)
     for first, *others in warnings.values():
-        log.warning(f"{first} (and {len(others)} more such warnings)" if others else first)
+        response_log.warning(f"{first} (and {len(others)} more such warnings)" if others else first)
     starts = sorted(partial.predictions)
     return [prediction for start in starts for prediction in partial.predictions[start]]
 
