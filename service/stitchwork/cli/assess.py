@@ -159,5 +159,4 @@ def assess(
     output.record({**fields, "action": action})
     for reason in reasons:
         click.echo(f"\n{reason}")
-    for warning in warnings:
-        click.echo(f"stitchwork: {warning}", err=True)
+    output.warn(warnings)

@@ -157,6 +157,4 @@ def _show(output: Output, names: dict[str, Any], results: "list[MoveResult]", wi
         **(results[0].versions if results else {}),
     }
     output.record({**fields, "warnings": warnings} if output.as_json else fields)
-    if not output.as_json:
-        for warning in warnings:
-            click.echo(f"stitchwork: {warning}", err=True)
+    output.warn(warnings)

@@ -122,9 +122,7 @@ def migrate(
         _show_result(output, results[0], warnings)
     else:
         _show_shard(output, source, target, share, results, warnings)
-    if not output.as_json:
-        for warning in warnings:
-            click.echo(f"stitchwork: {warning}", err=True)
+    output.warn(warnings)
 
 
 def _show_result(output: Output, result: "MoveResult", warnings: list[str]) -> None:

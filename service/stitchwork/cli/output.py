@@ -40,6 +40,11 @@ class Output:
         """Print one record."""
         self.show(dict(fields), ("field", "value"), fields.items())
 
+    def warn(self, warnings: Iterable[str]) -> None:
+        """Print warnings on standard error, unless JSON has them."""
+        for warning in () if self.as_json else warnings:
+            click.echo(f"stitchwork: {warning}", err=True)
+
 
 def as_json(value: Any) -> str:
     """A value as indented JSON."""

@@ -2,15 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, Self, TypeVar
 
 import numpy as np
 
 from stitchwork.errors import InvalidInputError, StitchworkError
 from stitchwork.migration.json_values import to_fields
 from stitchwork.migration.store import Batch, Cursor, Id, Record, RecordPayload, VectorStore
+
+T = TypeVar("T")
 
 SCAN_ROWS: Final = 1024
 NO_ID: Final = "no id"
@@ -146,6 +148,36 @@ def check_unique_names(store: str, names: Sequence[str]) -> None:
             f"{store}: expected columns of different names, got {', '.join(repeated)} more than "
             "once; give the ids or vectors another name by id=NAME or column=NAME of the target"
         )
+
+
+def choose_vectors(
+    store: str,
+    noun: str,
+    wanted: str | None,
+    candidates: Sequence[T],
+    listing: Iterable[str],
+    empty: str = "",
+) -> T:
+    """The only field of vectors that may be meant.
+
+    Args:
+        store: The store in messages.
+        noun: What the store calls its fields.
+        wanted: The name that was asked for.
+        candidates: The fields of vectors, of that name if one was asked for.
+        listing: All fields with their types.
+        empty: What stands in their place if there are none.
+
+    Raises:
+        InvalidInputError: If it is not clear which one that is.
+    """
+    if len(candidates) != 1:
+        expected = f"a {noun} {wanted}" if wanted else f"one {noun}"
+        raise InvalidInputError(
+            f"{store}: expected {expected} of vectors, got {', '.join(listing) or empty}; choose "
+            "by &column=NAME"
+        )
+    return candidates[0]
 
 
 def check_unique_ids(source: VectorStore) -> None:

@@ -18,9 +18,8 @@ from stitchwork.migration.json_lines_store import JsonLinesStore
 from stitchwork.migration.parquet_folders import HIDDEN
 from stitchwork.migration.parquet_store import ParquetStore
 from stitchwork.migration.store import Batch, Cursor, Record, VectorStore
-from stitchwork.migration.stores import LANCE, split_url
+from stitchwork.migration.stores import JSON_LINES, LANCE, split_url
 
-JSON_LINES: Final = (".jsonl", ".ndjson")
 FORMS: Final = "rows.parquet or a folder/ of such files, rows.lance or rows.jsonl"
 
 
@@ -168,9 +167,7 @@ def open_items(url: str) -> VectorStore:
     Raises:
         InvalidInputError: If it is of no such kind, or has another option.
     """
-    location, query = split_url(url)
-    if others := query.keys() - {"id"}:
-        raise InvalidInputError(f"{url}: expected the option id, got {', '.join(sorted(others))}")
+    location, id_ = _split(url)
     path = Path(location)
     suffix, is_folder = path.suffix.lower(), path.is_dir() or location.endswith("/")
     if "://" in location:
@@ -178,11 +175,11 @@ def open_items(url: str) -> VectorStore:
     if suffix == LANCE:
         from stitchwork.migration.lance_items import LanceItems
 
-        return LanceItems(path, url, query.get("id"))
+        return LanceItems(path, url, id_)
     if is_folder or suffix == ".parquet":
-        return ParquetItems(path, url, query.get("id"))
+        return ParquetItems(path, url, id_)
     if suffix in JSON_LINES:
-        return JsonLinesItems(path, url, query.get("id"))
+        return JsonLinesItems(path, url, id_)
     raise InvalidInputError(f"{url}: expected inputs on this machine, in {FORMS}")
 
 
@@ -196,10 +193,14 @@ def open_items_file(folder: str, name: str) -> VectorStore:
     Raises:
         InvalidInputError: If there is another option than `id`.
     """
-    location, query = split_url(folder)
-    if others := query.keys() - {"id"}:
-        raise InvalidInputError(
-            f"{folder}: expected the option id, got {', '.join(sorted(others))}"
-        )
+    location, id_ = _split(folder)
     path = Path(location) / name
-    return ParquetItems(path, str(path), query.get("id"))
+    return ParquetItems(path, str(path), id_)
+
+
+def _split(url: str) -> tuple[str, str | None]:
+    """The location in a URL of raw inputs, and its column of ids."""
+    location, query = split_url(url)
+    if others := query.keys() - {"id"}:
+        raise InvalidInputError(f"{url}: expected the option id, got {', '.join(sorted(others))}")
+    return location, query.get("id")

@@ -19,6 +19,7 @@ from stitchwork.migration.base_store import (
     BaseStore,
     check_unique_ids,
     check_unique_names,
+    choose_vectors,
     first_id,
 )
 from stitchwork.migration.milvus_connections import DATABASES, SCHEMES, connect_server
@@ -238,13 +239,8 @@ class MilvusStore(BaseStore):
             for field in fields
             if field["type"] == DataType.FLOAT_VECTOR and self._column in (None, field["name"])
         ]
-        if len(chosen) != 1:
-            wanted = f"a field {self._column}" if self._column else "one field"
-            listed = ", ".join(f"{f['name']} ({DataType(f['type']).name})" for f in fields)
-            raise InvalidInputError(
-                f"{self.name}: expected {wanted} of vectors, got {listed}; choose by &column=NAME"
-            )
-        return chosen[0]
+        listing = (f"{f['name']} ({DataType(f['type']).name})" for f in fields)
+        return choose_vectors(self.name, "field", self._column, chosen, listing)
 
     def _layout(self, column: str, dimension: int) -> tuple[Record, list[Record]]:
         """The schema and the indexes of a collection like this one, with vectors of a width."""

@@ -19,7 +19,7 @@ from stitchwork.migration.checkpoints import Checkpoint
 from stitchwork.migration.failure_reasons import public_reason
 from stitchwork.migration.file_shards import FileShard, read_plan
 from stitchwork.migration.move_results import MoveResult
-from stitchwork.migration.reject_reasons import sum_reasons
+from stitchwork.migration.reject_reasons import shortened, sum_reasons
 from stitchwork.resources.moves import (
     MAX_STORE_NAME,
     MAX_TEXT,
@@ -278,8 +278,3 @@ class MoveReporter:
             "reason": reason,
             "warnings": [shortened(text, MAX_TEXT) for text in self._warnings[:MAX_WARNINGS]],
         }
-
-
-def shortened(text: str, length: int) -> str:
-    """A text of at most this length."""
-    return text if len(text) <= length else f"{text[: length - 1]}…"

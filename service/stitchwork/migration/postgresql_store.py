@@ -14,6 +14,7 @@ from stitchwork.migration.base_store import (
     BaseStore,
     check_unique_ids,
     check_unique_names,
+    choose_vectors,
     first_id,
 )
 from stitchwork.migration.json_values import to_json
@@ -236,13 +237,8 @@ class PostgresqlStore(BaseStore):
         """The column of vectors."""
         columns = self._columns()
         chosen = [c for c in columns if c.base in NUMBERS and self._column in (None, c.name)]
-        if len(chosen) != 1:
-            wanted = f"a column {self._column}" if self._column else "one column"
-            listed = ", ".join(f"{c.name} ({c.type})" for c in columns) or "no such table"
-            raise InvalidInputError(
-                f"{self.name}: expected {wanted} of vectors, got {listed}; choose by &column=NAME"
-            )
-        return chosen[0]
+        listing = (f"{c.name} ({c.type})" for c in columns)
+        return choose_vectors(self.name, "column", self._column, chosen, listing, "no such table")
 
     @property
     def payload_columns(self) -> list[Column]:

@@ -17,6 +17,7 @@ from stitchwork.migration.base_store import (
     BaseStore,
     check_unique_ids,
     check_unique_names,
+    choose_vectors,
     sample_indices,
 )
 from stitchwork.migration.redis_fields import (
@@ -215,13 +216,8 @@ class RedisStore(BaseStore):
             for field in fields
             if field.type == VECTOR and self._column in (None, field.field, field.name)
         ]
-        if len(chosen) != 1:
-            wanted = f"a field {self._column}" if self._column else "one field"
-            listed = ", ".join(f"{field.name} ({field.type})" for field in fields)
-            raise InvalidInputError(
-                f"{self.name}: expected {wanted} of vectors, got {listed}; choose by &column=NAME"
-            )
-        return chosen[0]
+        listing = (f"{field.name} ({field.type})" for field in fields)
+        return choose_vectors(self.name, "field", self._column, chosen, listing)
 
     @property
     def _other_fields(self) -> list[IndexField]:

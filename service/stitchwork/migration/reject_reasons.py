@@ -11,8 +11,12 @@ OTHER: Final = "other reasons"
 
 def reason_kind(reason: str) -> str:
     """The part of a reason that many rows have; details of one row follow a semicolon."""
-    kind = reason.partition(";")[0]
-    return kind if len(kind) <= MAX_REASON else f"{kind[: MAX_REASON - 1]}…"
+    return shortened(reason.partition(";")[0], MAX_REASON)
+
+
+def shortened(text: str, length: int) -> str:
+    """A text of at most this length."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def sum_reasons(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from stitchwork.errors import InvalidInputError, StitchworkError, UnknownResourceError
 from stitchwork.migration.checkpoints import Checkpoint
 from stitchwork.migration.file_shards import folder_key, read_plan
-from stitchwork.migration.move_reporter import shortened
+from stitchwork.migration.reject_reasons import shortened
 from stitchwork.migration.store_assessment import StoreAssessment
 from stitchwork.migration.stores import state_folder, target_key
 from stitchwork.resources.moves import MAX_TEXT, MAX_WARNINGS, MoveAssessment

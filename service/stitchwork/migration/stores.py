@@ -34,6 +34,7 @@ class Connector(NamedTuple):
     extra: str = ""
 
 
+JSON_LINES: Final = (".jsonl", ".ndjson")
 LANCE: Final = ".lance"
 """Suffix of data sets that are folders."""
 CONNECTORS: Final = (
@@ -61,7 +62,7 @@ CONNECTORS: Final = (
         "json_lines_store:JsonLinesStore",
         "rows.jsonl",
         {"id": "id_field", "column": "column"},
-        suffixes=(".jsonl", ".ndjson"),
+        suffixes=JSON_LINES,
     ),
     Connector(
         "lancedb_store:LanceDataSet",

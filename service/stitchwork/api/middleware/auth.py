@@ -18,13 +18,19 @@ from stitchwork.resources import ApiKey
 from stitchwork.resources import Scope as KeyScope
 
 
+def request_key(request: HTTPConnection) -> ApiKey | None:
+    """The key by which a request was admitted; None if it needs none."""
+    key: ApiKey | None = request.scope["state"].get("key")
+    return key
+
+
 def require_scope(request: HTTPConnection, scope: KeyScope) -> None:
     """Require a scope that only a part of a route's requests needs.
 
     Raises:
         InsufficientScopeError: If the request's key does not have it.
     """
-    key: ApiKey | None = request.scope["state"].get("key")
+    key = request_key(request)
     if key is not None and not key.opens([scope]):
         raise _insufficient_scope(key, [scope])
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import ResourceId, StateDep
+from stitchwork.api.middleware.auth import request_key
 from stitchwork.api.openapi import body
 from stitchwork.api.schemas.move_schemas import (
     MoveAssessmentRequest,
@@ -18,7 +19,6 @@ from stitchwork.api.schemas.move_schemas import (
 )
 from stitchwork.errors import InvalidInputError
 from stitchwork.registry.move_store import MoveEntry
-from stitchwork.resources import ApiKey
 from stitchwork.resources.moves import MoveAssessment, MoveReport
 
 router = APIRouter(tags=["moves"])
@@ -46,7 +46,7 @@ async def put_move(id_: ResourceId, request: Request, state: StateDep) -> Respon
     run = fields.pop("run")
     report = MoveReport.model_construct(**fields)
     store = state.registry.moves.put_report
-    await asyncio.to_thread(store, id_, report, key=_key(request), run=run)
+    await asyncio.to_thread(store, id_, report, key=request_key(request), run=run)
     return Response(status_code=204)
 
 
@@ -64,7 +64,9 @@ async def put_move_assessment(id_: ResourceId, request: Request, state: StateDep
     """
     payload = await negotiation.read_body(request, MoveAssessmentRequest, state.body_parser)
     assessment = MoveAssessment.model_construct(**dict(payload))
-    await asyncio.to_thread(state.registry.moves.put_assessment, id_, assessment, key=_key(request))
+    await asyncio.to_thread(
+        state.registry.moves.put_assessment, id_, assessment, key=request_key(request)
+    )
     return Response(status_code=204)
 
 
@@ -99,11 +101,6 @@ async def get_move(id_: ResourceId, state: StateDep) -> Response:
     """A move, as it was last reported."""
     entry = await asyncio.to_thread(state.registry.moves.get, id_)
     return negotiation.json_response(_response(entry))
-
-
-def _key(request: Request) -> ApiKey | None:
-    key: ApiKey | None = request.scope["state"].get("key")
-    return key
 
 
 def _response(entry: MoveEntry) -> MoveResponse:
