@@ -13,6 +13,8 @@ from stitchwork.resources import (
 
 MAX_DATA_HEAD: Final = 200
 """Characters in which the head of a data URI ends."""
+SLICE_CHARS: Final = 1024 * 1024
+"""Characters of a text that are encoded in one call, which holds the interpreter's lock."""
 
 
 class EncodedImage(str):
@@ -76,12 +78,19 @@ def _decode_item(item: str | bytes, modality: Modality, pointer: str) -> Item:
     if modality == "text":
         try:
             text = item.decode() if isinstance(item, bytes) else item
-            text.encode()
+            if text is item:
+                _check_unicode(item)
         except UnicodeError as error:
             raise InvalidInputError("expected a text of valid Unicode", pointer=pointer) from error
-        if not text.strip():
+        if not text or text.isspace():
             raise InvalidInputError("expected a text that is not empty", pointer=pointer)
         if "\0" in text:
             raise InvalidInputError("expected a text without NUL characters", pointer=pointer)
         return text
     return item if isinstance(item, bytes) else validation.image_bytes(item, pointer)
+
+
+def _check_unicode(text: str) -> None:
+    """Raise UnicodeEncodeError if a text has half of a surrogate pair."""
+    for start in range(0, len(text), SLICE_CHARS):
+        text[start : start + SLICE_CHARS].encode()
