@@ -254,7 +254,7 @@ def test_silent_server_leaves_every_call_bounded(text_service: TextService, whic
             return all(response.is_success and not is_stale(response) for response in responses)
 
         wait_until("all serve again", recovered)
-        # Writes have a client of their own, which leaves a server alone for a moment after a failure.
+        # Writes have their own client, which leaves a server alone for a moment after a failure.
         wait_until(
             "it is written to again",
             lambda: client.put_space(f"{ids[0]}-after", m).status_code == 201,
