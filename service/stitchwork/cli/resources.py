@@ -40,7 +40,13 @@ def _layer_text(layer: Record) -> str:
 _VERSION: Final[Column] = ("version", lambda record: record["version"][:8])
 _STATUS: Final[Column] = (
     "status",
-    lambda record: record["status"] + (" (next pending)" if "pending" in record else ""),
+    lambda record: (
+        record["status"] + (f" (next {record['pending']['status']})" if "pending" in record else "")
+    ),
+)
+_REASON: Final[Column] = (
+    "reason",
+    lambda record: record.get("reason") or record.get("pending", {}).get("reason"),
 )
 COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     "anchor-sets": (
@@ -62,6 +68,7 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
         _field("agreement"),
         ("model", lambda record: (record.get("encoder") or {}).get("model")),
         _VERSION,
+        _REASON,
     ),
     "heads": (
         _field("id"),
@@ -72,6 +79,7 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
         _field("source"),
         _field("train_accuracy"),
         _VERSION,
+        _REASON,
     ),
 }
 

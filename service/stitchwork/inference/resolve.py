@@ -143,21 +143,23 @@ def check_pair(source: Space, target: Space, bridge: BridgeName) -> None:
         )
 
 
-def check_width(rows: Floats, space: Space, pointer: str = "/embeddings") -> None:
+def check_width(
+    rows: Floats, space: Space, pointer: str = "/embeddings", *, name: str = "embeddings"
+) -> None:
     """Check that embeddings have the width of a space.
 
     Args:
         rows: (n, d) float32.
         space: The space that they are in.
         pointer: JSON pointer to the rows in the request.
+        name: What the rows are called in the message.
 
     Raises:
         InvalidInputError: If d is not the space's width.
     """
     if rows.shape[1] != space.dim:
         raise InvalidInputError(
-            f"expected embeddings of {space.dim} numbers, as space {space.id} has, got "
-            f"{rows.shape[1]}",
+            f"expected {name} of {space.dim} numbers, as space {space.id} has, got {rows.shape[1]}",
             pointer=pointer,
             code=ErrorCode.WRONG_WIDTH,
         )

@@ -511,3 +511,13 @@ def test_warnings_of_predictions_are_logged_once(
         client.classify("h", rows, "x")
     messages = [record.getMessage() for record in caplog.records]
     assert sorted(messages) == sorted(warnings)
+
+
+def test_native_embeddings_of_a_wrong_width_are_named(client: Stitchwork, pair: Pair) -> None:
+    rows = pair.y_anchors
+    client.put_head("narrow", "y", arrays=weights(pair, 2), problem_type=REGRESSION)
+    truth = logits(weights(pair, 2), rows)
+    with pytest.raises(InvalidInputError, match=r"expected native_embeddings of \d+ numbers"):
+        client.evaluate_head(
+            "x", "narrow", truth, embeddings=pair.x_anchors, native_embeddings=rows[:, 1:]
+        )
