@@ -51,7 +51,7 @@ CALLS = 12
 WARM_UP_CALLS = 4
 MAX_ROUNDS = 3
 """Measurements, of which one must do: in others the machine may have had other work."""
-TEXTS = 24
+TEXTS = 36
 """Long texts of each of its calls, so that it takes about as long as one batch of others."""
 JSON = "application/json"
 IMAGE_MODEL = "tf_efficientnet_lite0"

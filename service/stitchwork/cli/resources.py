@@ -1,6 +1,5 @@
 """`stitchwork anchor-sets|spaces|heads list|show|put|delete`."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +14,7 @@ from stitchwork.cli.client_options import (
 from stitchwork.cli.encoder_fields import encoder_fields
 from stitchwork.cli.options import Group
 from stitchwork.cli.output import Output
+from stitchwork.cli.resource_columns import COLUMNS, Record
 from stitchwork.cli.table_files import TextSource
 from stitchwork.errors import InvalidInputError, UnknownResourceError
 
@@ -23,65 +23,6 @@ if TYPE_CHECKING:
     from stitchwork.client import Floats, Kind, Stitchwork
 
 FILE: Final = click.Path(path_type=Path)
-Record = dict[str, Any]
-Column = tuple[str, Callable[[Record], Any]]
-
-
-def _field(name: str) -> Column:
-    return name.replace("_", " "), lambda record: record.get(name)
-
-
-def _layer_text(layer: Record) -> str:
-    if layer["kind"] == "linear":
-        return f"{layer['inputs']} → {layer['outputs']}"
-    return str(layer["kind"])
-
-
-_VERSION: Final[Column] = ("version", lambda record: record["version"][:8])
-_STATUS: Final[Column] = (
-    "status",
-    lambda record: (
-        record["status"] + (f" (next {record['pending']['status']})" if "pending" in record else "")
-    ),
-)
-_REASON: Final[Column] = (
-    "reason",
-    lambda record: record.get("reason") or record.get("pending", {}).get("reason"),
-)
-COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
-    "anchor-sets": (
-        _field("id"),
-        _field("modality"),
-        _field("size"),
-        ("items", lambda record: "yes" if record.get("has_items") else "no"),
-        ("ids", lambda record: "yes" if record.get("ids") else "no"),
-        _VERSION,
-    ),
-    "spaces": (
-        _field("id"),
-        _STATUS,
-        _field("anchor_set"),
-        ("anchors", lambda record: record.get("size")),
-        ("width", lambda record: record.get("dim")),
-        _field("rank"),
-        _field("condition_number"),
-        _field("agreement"),
-        ("model", lambda record: (record.get("encoder") or {}).get("model")),
-        _VERSION,
-        _REASON,
-    ),
-    "heads": (
-        _field("id"),
-        _STATUS,
-        _field("space"),
-        ("classes", lambda record: len(record["labels"]) if "labels" in record else None),
-        ("layers", lambda record: ", ".join(map(_layer_text, record.get("layers", ())))),
-        _field("source"),
-        _field("train_accuracy"),
-        _VERSION,
-        _REASON,
-    ),
-}
 
 
 @click.group(cls=Group)

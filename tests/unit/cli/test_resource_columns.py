@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stitchwork.cli.resources import COLUMNS
+from stitchwork.cli.resource_columns import COLUMNS
 
 PROGRESS = {"done": 0, "total": 48}
 FAILED = {"version": "5" * 32, "status": "failed", "progress": PROGRESS, "reason": "no such folder"}
