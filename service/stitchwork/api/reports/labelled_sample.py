@@ -75,8 +75,12 @@ def resolve_sample(
     if request.embeddings is not None:
         check_width(request.embeddings, resolution.source)
     if request.native_embeddings is not None:
-        native = "native_embeddings"
-        check_width(request.native_embeddings, resolution.destination, f"/{native}", name=native)
+        check_width(
+            request.native_embeddings,
+            resolution.destination,
+            "/native_embeddings",
+            name="native_embeddings",
+        )
     return resolution, targets
 
 

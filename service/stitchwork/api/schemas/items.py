@@ -77,9 +77,11 @@ def _decode_item(item: str | bytes, modality: Modality, pointer: str) -> Item:
         )
     if modality == "text":
         try:
-            text = item.decode() if isinstance(item, bytes) else item
-            if text is item:
-                _check_unicode(item)
+            if isinstance(item, bytes):
+                text = item.decode()
+            else:
+                text = item
+                _check_unicode(text)
         except UnicodeError as error:
             raise InvalidInputError("expected a text of valid Unicode", pointer=pointer) from error
         if not text or text.isspace():
