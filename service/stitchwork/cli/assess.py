@@ -51,7 +51,7 @@ NO_TEXTS: Final = (
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
     help="With --moved: the folder of the move's checkpoint, if `migrate` had one. The service "
-    "lists the verdict with the move.",
+    "lists the assessment with the move.",
 )
 @click.option("--report", type=FILE, metavar="FILE.html", help="Write a report with plots.")
 @click.option(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = (
     *("source", "target", "from", "to", "status", "rows", "total", "rows/s", "left out"),
-    *("recall@10", "verdict", "updated"),
+    *("recall@10", "action", "updated"),
 )
 
 
@@ -22,7 +22,7 @@ COLUMNS: Final = (
 def moves(client: "Stitchwork", output: Output) -> None:
     """List running and past moves of stores, the latest first.
 
-    `stitchwork migrate` reports them; `recall@10` and `verdict` are of `stitchwork assess --moved`.
+    `stitchwork migrate` reports them; `recall@10` and `action` are of `stitchwork assess --moved`.
     Where keys are required, it needs one with the scope `read`.
     """
     records = client.moves()

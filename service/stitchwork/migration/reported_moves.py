@@ -1,4 +1,4 @@
-"""Verdicts on moves that the service lists."""
+"""Assessments of moves that the service lists."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from stitchwork.resources.moves import MAX_TEXT, MAX_WARNINGS, MoveAssessment
 if TYPE_CHECKING:
     from stitchwork.client import Stitchwork
 
-NOT_LISTED: Final = "the service does not list the verdict with the move"
+NOT_LISTED: Final = "the service does not list the assessment with the move"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class ReportedMove:
 def report_assessment(
     client: "Stitchwork", move: ReportedMove, result: StoreAssessment
 ) -> list[str]:
-    """Report the verdict on a move, so that the service lists it.
+    """Report the assessment of a move, so that the service lists it.
 
     Args:
         client: A client of the service.

@@ -221,7 +221,7 @@ class MoveStore:
 
         Args:
             id_: Id of the move.
-            assessment: The verdict.
+            assessment: The assessment.
             key: The key that it came with; None if none is required.
 
         Raises:

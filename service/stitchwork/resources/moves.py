@@ -97,7 +97,7 @@ class MoveReport(Record):
 
 
 class MoveAssessment(Record):
-    """The verdict on the rows that a move has written, and their recall."""
+    """What to do with the rows that a move has written, and their recall."""
 
     action: Action | None = Field(
         None, description="What to do; null without texts, from which recall is measured."

@@ -248,7 +248,7 @@ def assessment_of(versions: dict[str, str]) -> StoreAssessment:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_verdict_is_listed_with_the_shards_that_are_still_listed(count: int) -> None:
+def test_assessment_is_listed_with_the_shards_that_are_still_listed(count: int) -> None:
     paths: list[str] = []
 
     def forget_first(_: str, path: str, __: bytes) -> Response:
@@ -263,11 +263,11 @@ def test_verdict_is_listed_with_the_shards_that_are_still_listed(count: int) -> 
         (warning,) = report_assessment(client, shards, assessment_of(shards.versions))
     assert paths == [f"/moves/{id_}/assessment" for id_ in move_ids]
     of = "" if count == 1 else " of 1 of 3 shards"
-    assert warning.endswith(f"the verdict with the move{of}: no move a-0 is known")
+    assert warning.endswith(f"the assessment with the move{of}: no move a-0 is known")
 
 
 @pytest.mark.parametrize("shards", [0, 2])
-def test_verdict_is_listed_with_the_move_that_it_is_on(
+def test_assessment_is_listed_with_the_move_that_it_is_on(
     client: Stitchwork, url: str, store: Path, tmp_path: Path, shards: int
 ) -> None:
     target, folder = tmp_path / "moved.parquet", tmp_path / "state"

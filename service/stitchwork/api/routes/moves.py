@@ -52,7 +52,7 @@ async def put_move(id_: ResourceId, request: Request, state: StateDep) -> Respon
 
 @router.put(
     "/moves/{id}/assessment",
-    summary="Report the verdict on a move",
+    summary="Report the assessment of a move",
     status_code=204,
     response_description="Stored",
     openapi_extra=body(MoveAssessmentRequest),

@@ -1,4 +1,4 @@
-"""Bodies of moves: reports of the commands that run them, verdicts, and what is known of each."""
+"""Bodies of moves: reports of the commands that run them, assessments, and what is known."""
 
 from datetime import datetime
 from typing import Annotated, Any, ClassVar
@@ -40,7 +40,7 @@ class MoveRequest(MoveReport, RequestModel):
 
 
 class MoveAssessmentRequest(MoveAssessment, RequestModel):
-    """The verdict on the rows that a move has written, and their recall."""
+    """What to do with the rows that a move has written, and their recall."""
 
     example: ClassVar[dict[str, Any]] = {
         "action": "translate",
@@ -58,7 +58,7 @@ class MoveResponse(MoveReport, ResponseModel):
     updated: datetime = Field(description="When it was last reported.")
     assessment: MoveAssessment | None = Field(
         None,
-        description="The verdict of `stitchwork assess --moved`; absent until there is one.",
+        description="What `stitchwork assess --moved` reported; absent until it has.",
     )
 
 

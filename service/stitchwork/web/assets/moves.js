@@ -18,7 +18,7 @@ export async function moves(view, { signal, report }) {
   } }, "Show older moves");
   view.append(element("h1", {}, "Moves"),
     element("p", {}, element("code", {}, "stitchwork migrate"), " translates a store of vectors into the space of another encoder, in a process of its user, and reports here how far it is. An interrupted move goes on when the same command is run again. ",
-      element("code", {}, "stitchwork assess --moved"), " adds the verdict."),
+      element("code", {}, "stitchwork assess --moved"), " adds the action to take and the recall."),
     section("Running", {}, running), section("Past", {}, past, older));
   for (;;) {
     try {
@@ -28,7 +28,7 @@ export async function moves(view, { signal, report }) {
       refresh(running, current, () => table("Running moves", ["Store", "Progress", "Rows per second", "Time left", "Rows"],
         current.map(runningRow), "No move is running."));
       const ended = items.filter((move) => !isRunning(move));
-      refresh(past, ended, () => table("Past moves, the latest first", ["Store", "State", "Rows", "Recall@10", "Verdict"],
+      refresh(past, ended, () => table("Past moves, the latest first", ["Store", "State", "Rows", "Recall@10", "Action"],
         ended.map(pastRow), "No move has ended."));
       older.hidden = !cursor || limit === MAX;
       report(unreadable ? `${unreadable.length} moves were stored by another release and are not shown.` : "");
@@ -48,7 +48,7 @@ function runningRow(move) {
     number(rate, 0), rate ? duration((total - rows) / rate) : "–", counts(move)];
 }
 
-const pastRow = (move) => [store(move), state(move), counts(move), recall(move.assessment), verdict(move.assessment)];
+const pastRow = (move) => [store(move), state(move), counts(move), recall(move.assessment), action(move.assessment)];
 
 function store({ source, target, versions, shard, engine }) {
   const notes = [`${versions.source} → ${versions.target}`, versions.bridge, shard && `shard ${shard}`, engine === "ray" && "by Ray"];
@@ -79,7 +79,7 @@ function recall(assessment) {
   return lines.length ? element("span", {}, lines.map((line) => element("div", {}, line))) : "–";
 }
 
-const verdict = (assessment) => (assessment?.action ? element("span", {}, element("strong", {}, assessment.action), list("Reasons", assessment.reasons)) : "–");
+const action = (assessment) => (assessment?.action ? element("span", {}, element("strong", {}, assessment.action), list("Reasons", assessment.reasons)) : "–");
 
 /** Sentences that are shown on request. */
 function list(title, texts) {
