@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from stitchwork.geometry.diagnostics.recall_prediction import RecallPrediction
+from stitchwork.geometry.diagnostics.recall_prediction import MIN_ROWS, RecallPrediction
 from stitchwork.migration.assessment import AnchorCurvePoint, Assessment
 from stitchwork.resources.moves import Action
 
@@ -30,6 +30,7 @@ class StoreFacts:
 
     Attributes:
         rows: Number of rows.
+        sample: Number of rows of the sample, at most all of them.
         source: Id of the space that its vectors are said to be of.
         target: Id of the space of the new model.
         anchors: Number of anchors of both spaces.
@@ -40,6 +41,7 @@ class StoreFacts:
     """
 
     rows: int
+    sample: int
     source: str
     target: str
     anchors: int
@@ -72,12 +74,33 @@ def advise(assessment: Assessment, facts: StoreFacts) -> Advice:
     return Advice(action, (reason, *_remarks(assessment, facts, action)))
 
 
+def advise_small(facts: StoreFacts) -> Advice:
+    """What to do with a store of fewer rows than recall is predicted from.
+
+    Args:
+        facts: What is known of it.
+    """
+    return Advice(
+        "re-embed",
+        (
+            f"Re-embed instead: the store has {_count(facts.rows)}, and recall is not predicted "
+            f"from fewer than {MIN_ROWS}. Embedding everything anew takes about "
+            f"{duration(facts.rows / facts.embed_rate)} and is better than any translation.",
+        ),
+    )
+
+
 def duration(seconds: float) -> str:
     """A time in the unit that suits it, such as `3.2 hours`."""
     for unit, name in ((86_400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
         if seconds >= unit:
             return f"{seconds / unit:.1f} {name}"
-    return f"{max(seconds, 1.0):.0f} seconds"
+    whole = max(round(seconds), 1)
+    return f"{whole} second{'' if whole == 1 else 's'}"
+
+
+def _count(rows: int) -> str:
+    return f"{rows:,} row{'' if rows == 1 else 's'}"
 
 
 def _action(assessment: Assessment, facts: StoreFacts) -> tuple[Action, str]:
@@ -109,9 +132,10 @@ def _action(assessment: Assessment, facts: StoreFacts) -> tuple[Action, str]:
         )
     if MIN_UNCOVERED <= facts.uncovered_share <= MAX_UNCOVERED:
         count = round(facts.uncovered_share * facts.rows)
-        step = "Re-embed about" if facts.is_moved else "Translate now, and re-embed about"
+        step = "Re-embed" if facts.is_moved else "Translate now, and re-embed"
+        about = "" if facts.sample >= facts.rows else "about "
         return "translate-then-re-embed", (
-            f"{step} {count:,} rows first: the anchors cover them least "
+            f"{step} {about}{_count(count)} first: the anchors cover them least "
             f"({facts.uncovered_share:.1%} of the sample are not covered). "
             "`stitchwork migrate --uncovered reject` leaves them out and lists their ids."
         )
@@ -180,6 +204,11 @@ def _remarks(assessment: Assessment, facts: StoreFacts, action: Action) -> list[
         )
     if action != "translate":
         remarks.append(f"As it is, {_ways(assessment, facts)}")
+    if assessment.store.rows >= facts.rows:
+        remarks.append(
+            f"The sample is the whole store of {_count(facts.rows)}: recall is measured on it, and "
+            "not predicted."
+        )
     if assessment.queries.low > assessment.store.high:
         remarks.append("Translated queries do better, and nothing needs to be moved for them.")
     if action not in ("check-space", "separate-rows") and len(assessment.curve) > 1:
@@ -195,14 +224,21 @@ def _remarks(assessment: Assessment, facts: StoreFacts, action: Action) -> list[
 def _curve_remark(assessment: Assessment, facts: StoreFacts) -> str:
     last = assessment.curve[-1]
     change = last.store - assessment.curve[-2].store
+    is_whole = facts.sample >= facts.rows
     if last.anchors < facts.anchors and last.store < assessment.store.recall:
+        larger = min(4 * facts.anchors, facts.rows)
+        rest = (
+            "The store has no more rows to learn it from."
+            if is_whole
+            else "Whether more anchors from the store would raise the recall shows a sample of "
+            f"{larger:,} rows (`--sample`)."
+        )
         return (
             f"Half of the sample, {last.anchors:,} rows of the store, are fewer anchors than the "
-            f"present {facts.anchors:,}, and give less: {last.store:.2f}. Whether more anchors "
-            f"from the store would raise the recall shows a sample of {4 * facts.anchors:,} rows "
-            "(`--sample`)."
+            f"present {facts.anchors:,}, and give less: {last.store:.2f}. {rest}"
         )
+    end = "." if is_whole else "; another one would bring less."
     return (
         f"With anchors from the store, the last doubling, to {last.anchors:,}, brings the recall "
-        f"of the translated store {change:+.3f}, to {last.store:.2f}; another one would bring less."
+        f"of the translated store {change:+.3f}, to {last.store:.2f}{end}"
     )

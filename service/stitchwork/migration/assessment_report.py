@@ -35,8 +35,8 @@ def write_report(
     Args:
         path: The file, which is replaced as a whole.
         fields: Names and values for its first table.
-        assessment: The assessment; None for a store without texts.
-        advice: The advice; None with it.
+        assessment: The assessment; None for a store without texts, or of fewer than 100 rows.
+        advice: The advice; None for a store without texts.
         facts: What else is known of the store.
     """
     title = f"Moving {fields['store']} from {facts.source} to {facts.target}"

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.geometry.bridges import BridgeName
-from stitchwork.migration.advice import Advice, StoreFacts, advise
+from stitchwork.geometry.diagnostics.recall_prediction import MIN_ROWS
+from stitchwork.migration.advice import Advice, StoreFacts, advise, advise_small
 from stitchwork.migration.assessment import (
     Assessment,
     EmbeddedPairs,
@@ -68,8 +69,8 @@ class StoreAssessment:
     Attributes:
         fields: Figures by their names.
         facts: What the advice depends on beside the assessment.
-        assessment: The assessment; None where there are no texts.
-        advice: The advice; None with it.
+        assessment: The assessment; None where there are no texts, or fewer than 100 rows.
+        advice: The advice; None where there are no texts.
         warnings: What is doubtful.
     """
 
@@ -132,6 +133,7 @@ def assess_store(
     embed_rate = len(paired.ids) / max(time.perf_counter() - start, 1e-9)
     facts = StoreFacts(
         sample.rows,
+        len(sample.ids) + sample.invalid,
         options.source,
         options.target,
         anchors,
@@ -143,6 +145,8 @@ def assess_store(
     if new is None:
         return StoreAssessment(fields, facts, None, None, lengths.warnings)
     fields["embedded_texts_per_second"] = round(embed_rate, 1)
+    if sample.rows < MIN_ROWS:
+        return StoreAssessment(fields, facts, None, advise_small(facts), lengths.warnings)
     known = anchor_ids(client, options.source)
     is_anchor = np.array([str(id_) in known for id_ in paired.ids])
     pairs = EmbeddedPairs(paired.vectors, np.asarray(new, np.float32), is_anchor)

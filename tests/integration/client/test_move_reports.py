@@ -243,7 +243,7 @@ def test_reports_of_other_fields_are_refused_by_their_names(url: str) -> None:
 def assessment_of(versions: dict[str, str]) -> StoreAssessment:
     """An assessment without texts of a store that was moved by a map of these versions."""
     fields = {"sample": 50, "other_than_translated_share": 0.25, **versions}
-    facts = StoreFacts(ROWS, "x", "y", 50, 0.0, 1.0, 1.0, is_moved=True)
+    facts = StoreFacts(ROWS, 50, "x", "y", 50, 0.0, 1.0, 1.0, is_moved=True)
     return StoreAssessment(fields, facts, None, None, ())
 
 

@@ -186,6 +186,22 @@ def test_store_without_texts_has_coverage_only(run: Run, registered: Any, store:
     assert result["uncovered_share"] == registered["uncovered_share"]
 
 
+def test_small_stores_are_measured_as_a_whole_or_embedded_anew(
+    run: Run, registered: Any, texts: list[str], rows: Floats, tmp_path: Path
+) -> None:
+    words = (*SPACES, "--text", "text")
+    whole = run("assess", _write(tmp_path / "a.parquet", texts[:150], rows[:150]), *words)
+    assert (whole["rows"], whole["sample"]) == (150, 150)
+    assert "whole store of 150 rows" in " ".join(whole["reasons"])
+    assert "--sample" not in " ".join(whole["reasons"])
+    report = tmp_path / "report.html"
+    store = _write(tmp_path / "b.parquet", texts[:99], rows[:99])
+    small = run("assess", store, *words, "--report", report)
+    assert small["action"] == "re-embed"
+    assert "the store has 99 rows" in small["reasons"][0]
+    assert "the store has 99 rows" in report.read_text()
+
+
 def test_what_a_command_cannot_do_is_refused_by_name(
     run: Run, registered: Any, store: Path, tmp_path: Path
 ) -> None:

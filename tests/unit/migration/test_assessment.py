@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stitchwork.geometry.bridges import FittedSpace, compose
 from stitchwork.geometry.diagnostics.recall_prediction import RecallPrediction
 from stitchwork.geometry.frame import Frame
-from stitchwork.migration.advice import Advice, StoreFacts, advise
+from stitchwork.migration.advice import Advice, StoreFacts, advise, advise_small
 from stitchwork.migration.assessment import (
     AnchorCurvePoint,
     Assessment,
@@ -26,7 +26,7 @@ SAMPLE: Final = 400
 ANCHORS: Final = 200
 ROWS: Final = 1000
 LATENT: Final = 8
-FACTS: Final = StoreFacts(ROWS, "old", "new", ANCHORS, 0.0, 10_000.0, 50.0)
+FACTS: Final = StoreFacts(ROWS, SAMPLE, "old", "new", ANCHORS, 0.0, 10_000.0, 50.0)
 
 
 class Models:
@@ -196,11 +196,41 @@ def test_advice_on_a_moved_store_does_not_say_to_translate_it(
 
 def test_fewer_anchors_than_the_present_ones_are_not_recommended() -> None:
     result = _result(0.73, 0.7, (75, 0.5), (150, 0.59))
-    remark = advise(result, replace(FACTS, anchors=500)).reasons[-1]
+    facts = replace(FACTS, anchors=500, rows=10_000)
+    remark = advise(result, facts).reasons[-1]
     assert "150 rows of the store, are fewer anchors than the present 500" in remark
     assert "a sample of 2,000 rows" in remark
     assert "another one would bring less" not in remark
     assert "another one would bring less" in advise(result, replace(FACTS, anchors=100)).reasons[-1]
+
+
+@pytest.mark.parametrize(("rows", "sentence"), [(401, "a sample of 401 rows"), (400, "no more")])
+def test_larger_sample_than_the_store_is_not_recommended(rows: int, sentence: str) -> None:
+    result = _result(0.73, 0.7, (75, 0.5), (150, 0.59))
+    remark = advise(result, replace(FACTS, anchors=500, rows=rows)).reasons[-1]
+    assert sentence in remark
+    assert ("--sample" in remark) == (rows > SAMPLE)
+
+
+def test_advice_on_a_whole_store_counts_its_rows_and_says_that_recall_is_measured() -> None:
+    facts = replace(FACTS, rows=SAMPLE, uncovered_share=1 / SAMPLE * 2)
+    curve = (100, 0.6), (200, 0.7)
+    advice = advise(_result(0.7, 0.6, *curve), facts)
+    assert advice.reasons[0].startswith("Translate now, and re-embed 2 rows first")
+    assert "measured on it, and not predicted" in " ".join(advice.reasons)
+    assert "another one would bring less" not in " ".join(advice.reasons)
+    assert "not predicted" not in " ".join(advise(_result(0.7, 0.6, *curve), FACTS).reasons)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"), [(1, "has 1 row, and"), (99, "about 2 seconds and is better")]
+)
+def test_store_of_fewer_rows_than_recall_needs_is_to_be_embedded_anew(
+    rows: int, sentence: str
+) -> None:
+    advice = advise_small(replace(FACTS, rows=rows, sample=rows))
+    assert advice.action == "re-embed"
+    assert sentence in advice.reasons[0]
 
 
 def test_better_queries_and_uncovered_rows_are_remarks() -> None:
