@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 import pytest
 
+from stitchwork.api.content.body_parser import LONG_ROWS
 from stitchwork.queue.heartbeats import Heartbeat
 from stitchwork.queue.shards import QueueShard
 from stitchwork.queue.worker_registry import WorkerStatus
@@ -108,6 +109,8 @@ def target() -> Iterator[Target]:
 
 NPY: Final = "application/x-npy"
 JSON: Final = "application/json"
+SLOWEST_NUMBER: Final = b"4.9406564584124654417656879286822137236505980e-324"
+"""A number of so many digits that a parser of floats needs its exact, slow way."""
 
 
 def npy(rows: "np.ndarray[tuple[int, int], np.dtype[np.float32]]") -> bytes:
@@ -167,6 +170,12 @@ def unharmed(target: Target) -> Iterator[None]:
     assert max(holds, default=0.0) < MAX_LOCK_SECONDS * max(factors), sorted(holds)[-9:]
 
 
+def json_rows(row: bytes, size: int) -> bytes:
+    """A translation of equal rows, of almost so many bytes."""
+    head, row = b'{"source": "x", "target": "wide", "embeddings": [', b"[%b]" % row
+    return head + b",".join([row] * ((size - len(head) - 2) // (len(row) + 1))) + b"]}"
+
+
 def rows(count: int) -> bytes:
     return npy(np.random.default_rng(1).standard_normal((count, 64), np.float32))
 
@@ -213,6 +222,30 @@ def rows(count: int) -> bytes:
             400,
             "got 'k' twice",
             id="key that is twice at the end",
+        ),
+        pytest.param(
+            "/translate",
+            lambda: json_rows(b",".join([SLOWEST_NUMBER] * 64), LONG_ROWS),
+            JSON,
+            200,
+            '"embeddings"',
+            id="rows of the slowest numbers",
+        ),
+        pytest.param(
+            "/translate",
+            lambda: json_rows(b"1", LONG_ROWS),
+            JSON,
+            413,
+            "(max_rows)",
+            id="many rows of one number",
+        ),
+        pytest.param(
+            "/translate",
+            lambda: json_rows(b",".join([b"0.12345678"] * 64), 48_000_000),
+            JSON,
+            413,
+            "(max_rows)",
+            id="rows that another process parses",
         ),
         pytest.param(
             "/embed/t",

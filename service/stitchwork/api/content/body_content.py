@@ -75,6 +75,29 @@ def parse_content(
     return _validate(model, payload, limits)
 
 
+def parse_content_with_rows(
+    data: BodyBytes, model: type[M], limits: RequestLimits, array_field: str, max_rest: int
+) -> M | None:
+    """Parse and validate a JSON body that has rows of numbers, and little beside them.
+
+    Args:
+        data: The body.
+        model: Its schema.
+        limits: Bounds on its content.
+        array_field: Field that may hold the rows.
+        max_rest: Maximum bytes beside the rows.
+
+    Returns:
+        The content; None if it is anything else, which `parse_content` parses.
+
+    Raises:
+        InputTooLargeError: If it holds more than `limits` allows.
+        InvalidInputError: If validation fails; `pointer` names the place.
+    """
+    payload = json.parse_object_with_rows(bytes(data), limits, array_field, max_rest)
+    return None if payload is None else _validate(model, payload, limits)
+
+
 def parse_body(data: bytes, model: type[M], limits: RequestLimits) -> M:
     """Parse and validate a JSON object.
 

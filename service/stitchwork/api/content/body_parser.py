@@ -27,6 +27,9 @@ SHORT_ARRAY: Final = 1024 * 1024
 """The same for a body that is an array already; longer ones are parsed on a thread."""
 LONG_TEXT: Final = 192 * 1024
 """Bytes above which JSON, NDJSON and multipart are parsed in another process."""
+LONG_ROWS: Final = 1024 * 1024
+"""The same for JSON that has rows of numbers and little else; shorter ones take a thread less time
+than it takes to send them to another process."""
 
 
 class BodyParser:
@@ -41,15 +44,23 @@ class BodyParser:
         self.limits = limits
         self._processes = processes
 
-    async def receive(self, request: Request, *, is_array: bool = False) -> BodyBytes:
+    async def receive(
+        self, request: Request, *, is_array: bool = False, may_have_rows: bool = False
+    ) -> BodyBytes:
         """Receive the body of a request.
+
+        Args:
+            request: The request.
+            is_array: Whether it is an array already.
+            may_have_rows: Whether it is JSON that may have rows of numbers.
 
         Raises:
             QueueFullError: If it is so large that another process must parse it, and too many wait.
             StitchworkError: What the middleware's limits raise.
         """
         length = request_headers(request.scope).get(b"content-length", b"")
-        if not is_array and length.isdigit() and int(length) > LONG_TEXT:
+        long = LONG_ROWS if may_have_rows else LONG_TEXT
+        if not is_array and length.isdigit() and int(length) > long:
             self._processes.check_capacity()
         # Limits of its size and duration are those of `middleware.request_body`.
         data: BodyBytes
@@ -99,6 +110,28 @@ class BodyParser:
                 f"expected a body that takes at most {self._processes.max_bytes} bytes of memory "
                 "to parse; send arrays as safetensors or .npy"
             ) from error
+
+    async def parse_rows(
+        self, request: Request, function: Callable[[int], T | None], text_bytes: int
+    ) -> T | None:
+        """Parse JSON that may have rows of numbers on a thread, where `parse` would not.
+
+        Args:
+            request: The request.
+            function: Parses it without holding the interpreter's lock for long; takes the maximum
+                number of bytes beside the rows, and returns None if there are more, or no rows.
+            text_bytes: Size of the body.
+
+        Returns:
+            The result; None if `parse` must parse it.
+
+        Raises:
+            ClientDisconnectedError: If the client disconnects first.
+            StitchworkError: What the function raises.
+        """
+        if not LONG_TEXT < text_bytes <= LONG_ROWS:
+            return None
+        return await run_while_connected(request, asyncio.to_thread(function, LONG_TEXT))
 
     def close(self) -> None:
         """End the processes."""

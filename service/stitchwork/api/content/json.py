@@ -1,9 +1,8 @@
 """JSON parsing with bounds on depth and number of values, and no duplicate keys.
 
-There are two parsers: jiter for documents, and simdjson for rows of numbers, whose buffer becomes
-an array without a Python object for each number. Neither can bound the depth at a configured level
-(jiter's limit is fixed at 200 levels) nor the number of values, so both are checked on the bytes,
-before any object is built.
+There are two parsers: jiter for documents, and simdjson for rows of numbers, which `json_rows` cuts
+out of them. jiter can bound neither the depth at a configured level (its limit is fixed at 200
+levels) nor the number of values, so both are checked on the bytes, before any object is built.
 """
 
 import json
@@ -13,8 +12,8 @@ from typing import Any, Final
 
 import jiter
 import numpy as np
-import simdjson
 
+from stitchwork.api.content.json_rows import find_rows, parse_rows
 from stitchwork.api.content.validation import json_type
 from stitchwork.api.limits import RequestLimits
 from stitchwork.errors import ErrorCode, InputTooLargeError, InvalidInputError, MalformedInputError
@@ -39,8 +38,8 @@ def parse_object(
     Args:
         data: A JSON document.
         limits: Bounds on its depth and number of values.
-        array_field: Field that may hold rows of numbers; it is then an (n, d) float64 array, if
-            rows are all that it holds and no other field holds a list or an object.
+        array_field: Field that may hold rows of numbers; if it holds nothing else, it is then an
+            (n, d) float64 array.
 
     Raises:
         MalformedInputError: If it is not JSON, or an object has a duplicate key.
@@ -48,13 +47,37 @@ def parse_object(
         InvalidInputError: If it is nested deeper than `max_json_depth`, or is not an object.
     """
     check_value_count(data, limits)
-    # What simdjson reads as rows has three levels, so its depth needs no check.
-    value = array_field and _parse_rows(data, array_field)
-    if not value:
-        value = parse(data, limits)
+    with_rows = _parse_with_rows(data, limits, array_field) if array_field else None
+    if with_rows is not None:
+        return with_rows
+    value = parse(data, limits)
     if not isinstance(value, dict):
         raise InvalidInputError(f"expected a JSON object, got {json_type(value)}", pointer="")
     return value
+
+
+def parse_object_with_rows(
+    data: bytes, limits: RequestLimits, array_field: str, max_rest: int
+) -> dict[str, Any] | None:
+    """Parse the JSON object of a request that has rows of numbers.
+
+    No call holds the interpreter's lock for long, however long the rows are.
+
+    Args:
+        data: A JSON document.
+        limits: Bounds on its depth and number of values.
+        array_field: Field that may hold the rows.
+        max_rest: Maximum bytes beside the rows.
+
+    Returns:
+        The object, with the rows as an (n, d) float64 array; None if it has more beside them, or if
+        it is anything else, of which `parse_object` knows what is wrong.
+
+    Raises:
+        InputTooLargeError: If it has more than `max_json_values` values.
+    """
+    check_value_count(data, limits)
+    return _parse_with_rows(data, limits, array_field, max_rest)
 
 
 def parse(data: bytes, limits: RequestLimits, *, strict: bool = False) -> Any:
@@ -101,26 +124,19 @@ def check_value_count(data: bytes, limits: RequestLimits) -> None:
         )
 
 
-def _parse_rows(data: bytes, name: str) -> dict[str, Any] | None:
-    """A JSON object whose field `name` is an (n, d) float64 array; None if it is anything else."""
-    try:
-        document: Any = simdjson.Parser().parse(data)
-        keys = list(document.keys()) if isinstance(document, simdjson.Object) else []
-        if name not in keys or len(set(keys)) < len(keys):
-            return None
-        fields = {key: document[key] for key in keys if key != name}
-        rows = document[name]
-        if any(isinstance(value, simdjson.Object) for value in fields.values()) or not len(rows):
-            return None
-        numbers = np.frombuffer(rows.as_buffer(of_type="d"), np.float64)
-        count, width = len(rows), len(rows[0])
-        # The buffer is flat whatever the nesting: one list around as many lists as there are rows
-        # proves that no row holds a list, and no other field does.
-        if data.count(b"[") != count + 1 or any(len(row) != width for row in rows):
-            return None
-    except (ValueError, TypeError, LookupError, RuntimeError, AttributeError):
+def _parse_with_rows(
+    data: bytes, limits: RequestLimits, array_field: str, max_rest: int | None = None
+) -> dict[str, Any] | None:
+    text = find_rows(data, array_field)
+    if text is None or (max_rest is not None and len(text.rest) > max_rest):
         return None
-    return {**fields, name: numbers.reshape(count, width)}
+    try:
+        # The rows themselves are the second and third level.
+        fields = parse(text.rest, limits)
+    except InvalidInputError:
+        return None
+    rows = parse_rows(data, text.start, text.end) if isinstance(fields, dict) else None
+    return None if rows is None else {**fields, array_field: rows}
 
 
 def _check_depth(data: bytes, max_depth: int) -> None:

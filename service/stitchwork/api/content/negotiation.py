@@ -7,7 +7,7 @@ bodies of the Open Inference Protocol, which are JSON followed by bytes.
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from stitchwork.api.content.arrays import (
     to_npy,
     to_safetensors,
 )
-from stitchwork.api.content.body_content import BodyType, parse_content
+from stitchwork.api.content.body_content import BodyType, parse_content, parse_content_with_rows
 from stitchwork.api.content.body_parser import BodyParser
 from stitchwork.api.content.queries import check_no_fields, query_fields
 from stitchwork.api.content.sliced_json import (
@@ -86,7 +86,13 @@ async def read_body(
     if media == JSON:
         check_no_fields(request, model)
     is_array = media in BINARY
-    data = await parser.receive(request, is_array=is_array)
+    rows_field = array_field if media == JSON else None
+    data = await parser.receive(request, is_array=is_array, may_have_rows=rows_field is not None)
+    if rows_field is not None:
+        parse_rows = partial(parse_content_with_rows, data, model, parser.limits, rows_field)
+        content = await parser.parse_rows(request, parse_rows, len(data))
+        if content is not None:
+            return content
     content_type = request.headers.get("content-type", "")
     query = {} if media == JSON else query_fields(request)
     text_bytes = len(data)
