@@ -1,28 +1,26 @@
-"""Images by URL, from allowed hosts only; the only code that connects to what a request names."""
+"""Images by URL, from allowed hosts only."""
 
 import asyncio
 import ipaddress
 import re
-import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
-
-import httpcore
 
 from stitchwork.api.content.validation import check_count
 from stitchwork.errors import ErrorCode, InputTooLargeError, InvalidInputError, QueueFullError
 from stitchwork.resources import Modality
 
+if TYPE_CHECKING:
+    from httpcore import AsyncConnectionPool
+
 SCHEME: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{0,30}:")
 """Start of a URL; base64 has no colon, and may be long."""
 HTTPS_URL: Final = re.compile(r"https://[!-~]{1,2000}")
-MAX_CONNECTIONS: Final = 8
-"""Connections of one request at a time."""
 HEADERS: Final[dict[bytes | str, bytes | str]] = {
     "User-Agent": "stitchwork",
     "Accept": "image/jpeg, image/png, image/webp, image/avif, image/heic, image/*;q=0.5",
@@ -121,11 +119,9 @@ class ImageFetcher:
         sizes: list[int] = []
         try:
             urls = [self._check(str(items[i]), f"/items/{i}") for i in places]
-            async with httpcore.AsyncConnectionPool(
-                self._tls,
-                max_connections=MAX_CONNECTIONS,
-                network_backend=_CheckedNetwork(self._is_allowed),
-            ) as pool:
+            from stitchwork.api.checked_network import connection_pool
+
+            async with connection_pool(self._tls, self._is_allowed) as pool:
                 tasks = [
                     asyncio.ensure_future(self._fetch(pool, url, f"/items/{i}", sizes))
                     for i, url in zip(places, urls, strict=True)
@@ -142,7 +138,9 @@ class ImageFetcher:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        return self._custom_tls or httpcore.default_ssl_context()
+        from stitchwork.api.checked_network import default_tls
+
+        return self._custom_tls or default_tls()
 
     def _check(self, url: str, pointer: str) -> str:
         """Return the URL if its host is allowed.
@@ -176,9 +174,11 @@ class ImageFetcher:
         return url
 
     async def _fetch(
-        self, pool: httpcore.AsyncConnectionPool, url: str, pointer: str, sizes: list[int]
+        self, pool: "AsyncConnectionPool", url: str, pointer: str, sizes: list[int]
     ) -> bytes:
         """The image at a URL; adds the sizes of its parts, for the caller to release."""
+        from stitchwork.api.checked_network import NETWORK_ERRORS, PrivateAddressError
+
         try:
             async with (
                 asyncio.timeout(self._timeout_seconds),
@@ -209,52 +209,10 @@ class ImageFetcher:
             raise _unavailable(f"an image within {limit}, got a timeout", pointer) from error
         except UnicodeError as error:
             raise _unavailable("a host name that can be looked up", pointer) from error
-        except _PrivateAddressError as error:
+        except PrivateAddressError as error:
             raise _unavailable("a host with public addresses only", pointer) from error
-        except (*_NETWORK_ERRORS, OSError) as error:
+        except NETWORK_ERRORS as error:
             raise _unavailable(f"a response, got {type(error).__name__}", pointer) from error
-
-
-class _PrivateAddressError(Exception):
-    """A host has an address that is not allowed; known only when it is looked up to connect."""
-
-
-class _CheckedNetwork(httpcore.AsyncNetworkBackend):
-    """Looks a host up once, checks its addresses, and connects to one of the checked addresses."""
-
-    def __init__(self, is_allowed: Callable[[str], bool]) -> None:
-        self._is_allowed = is_allowed
-        self._network = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 overrides httpcore's method
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect to a host, all of whose addresses must be allowed."""
-        loop = asyncio.get_running_loop()
-        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = [str(info[4][0]) for info in infos]
-        if not all(map(self._is_allowed, addresses)):
-            raise _PrivateAddressError(host)
-        return await self._network.connect_tcp(
-            addresses[0], port, timeout, local_address, socket_options
-        )
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait for some seconds."""
-        await self._network.sleep(seconds)
-
-
-_NETWORK_ERRORS: Final = (
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.TimeoutException,
-    httpcore.UnsupportedProtocol,
-)
 
 
 def _unavailable(expected: str, pointer: str) -> InvalidInputError:

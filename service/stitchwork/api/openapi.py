@@ -151,6 +151,8 @@ def put(model: type[BaseModel], *, pending: type[BaseModel] | None = None) -> Re
 
 
 _bodies: dict[str, type[RequestModel]] = {}
+_array_fields: dict[str, str] = {}
+"""Fields of the arrays in safetensors or .npy bodies, by the names of the bodies' models."""
 
 
 def body(
@@ -172,6 +174,8 @@ def body(
         required: Whether there must be one.
     """
     _bodies[model.__name__] = model
+    if array_field:
+        _array_fields[model.__name__] = array_field
     content: dict[str, Any] = {
         negotiation.JSON: {"schema": {"$ref": REF.format(model=model.__name__)}}
     }
@@ -192,8 +196,7 @@ def body(
         content[negotiation.MULTIPART] = {
             "schema": {"type": "object", "properties": {"items": files}, "required": ["items"]}
         }
-    parameters = _query_parameters(model, array_field) if array_field else []
-    return {"requestBody": {"required": required, "content": content}, "parameters": parameters}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def with_timeout(operation: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -207,9 +210,14 @@ def with_octets(model: type[BaseModel]) -> Responses:
     return {200: {"model": model, "content": {negotiation.OCTETS: _BINARY}}}
 
 
-def _query_parameters(model: type[RequestModel], array_field: str) -> list[dict[str, Any]]:
+def _query_parameters(operation: dict[str, Any], schemas: dict[str, Any]) -> list[dict[str, Any]]:
     """The scalar fields of a body as the query parameters that accompany a binary body."""
-    schema = model.model_json_schema(ref_template=REF)
+    content = operation.get("requestBody", {}).get("content", {})
+    schema = content.get(negotiation.JSON, {}).get("schema", {})
+    name = schema.get("$ref", "").rpartition("/")[2]
+    array_field = _array_fields.get(name)
+    if array_field is None:
+        return []
     note = "Only for a binary body; JSON has it as a field."
     # The schema is any string, because with a JSON body every value is accepted.
     return [
@@ -220,7 +228,7 @@ def _query_parameters(model: type[RequestModel], array_field: str) -> list[dict[
             "schema": {"type": "string"},
             "description": f"{field.get('description', field['title'] + '.')} {note}",
         }
-        for name, field in schema["properties"].items()
+        for name, field in schemas[name]["properties"].items()
         if name != array_field and field.get("type") in ("string", "integer", "number", "boolean")
     ]
 
@@ -288,6 +296,8 @@ def _document(app: FastAPI, root_path: str) -> dict[str, Any]:
             operation["security"] = [
                 {scheme: [scope]} for scheme in access.SCHEMES for scope in scopes
             ]
+            if parameters := _query_parameters(operation, schemas):
+                operation.setdefault("parameters", []).extend(parameters)
             _describe_success(operation, schemas)
             _add_errors(path, operation, requires_key=bool(scopes))
     for unused in ("HTTPValidationError", "ValidationError"):
