@@ -20,10 +20,10 @@ from xdist.remote import Producer
 from stitchwork.errors import RegistryUnavailableError
 from stitchwork.queue.shards import QueueShard
 from stitchwork.redis.client import RedisClient
-from stitchwork.registry.change_log import ChangeLog
 from stitchwork.resources import Floats
 from tests.support import allowed_skips, machine, servers
 from tests.support.allowed_skips import SkipPolicy
+from tests.support.change_logs import begin_change_log
 from tests.support.running_service import MAX_PIXELS, SharedService, running
 from tests.support.scheduling import GroupScheduling
 from tests.support.servers import (
@@ -189,7 +189,7 @@ def registry_server(registry_process: ServerProcess) -> Iterator[RedisClient]:
     """An empty registry server."""
     server = RedisClient(registry_process.url, machine.deadline(5.0), RegistryUnavailableError)
     server.redis.flushall()
-    ChangeLog(server).settle()
+    begin_change_log(server)
     yield server
     server.close()
 

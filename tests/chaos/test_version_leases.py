@@ -18,8 +18,9 @@ import httpx
 import numpy as np
 import pytest
 
-from stitchwork.redis.connections import PREFIX
-from stitchwork.registry.change_log import LEASE_SECONDS, STATE, WAIT_SECONDS
+from stitchwork.redis import PREFIX
+from stitchwork.registry.change_log import LEASE_SECONDS, WAIT_SECONDS
+from stitchwork.registry.change_log_start import STATE
 from stitchwork.resources import Floats
 from tests.support import machine
 from tests.support.cluster import BoundedClient, Cluster, is_stale, version_of

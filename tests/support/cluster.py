@@ -17,13 +17,13 @@ import orjson
 import redis
 
 from stitchwork.processes.listener import listen
-from stitchwork.redis.connections import PREFIX
-from stitchwork.registry.change_log import STATE
+from stitchwork.redis import PREFIX
+from stitchwork.registry.change_log_start import STATE
 from stitchwork.registry.space_checks import DUE
 from stitchwork.resources import Floats
 from stitchwork.settings import Settings
-from stitchwork.supervisor.supervisor import settle
 from tests.support import machine
+from tests.support.change_logs import begin_change_log_at
 from tests.support.servers import (
     QUEUE_FLAGS,
     REGISTRY_FLAGS,
@@ -120,7 +120,7 @@ class Cluster:
         self.queue = self._server("queue", QUEUE_FLAGS)
         self.records = self._client(self.registry)
         # The supervisor does so for a new registry, on which no process can have a lease.
-        settle(self.registry.url)
+        begin_change_log_at(self.registry.url)
         self.jobs = self._client(self.queue)
         self._count = 0
 

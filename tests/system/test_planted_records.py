@@ -6,7 +6,7 @@ import httpx
 import pytest
 import redis
 
-from stitchwork.redis.connections import PREFIX
+from stitchwork.redis import PREFIX
 from stitchwork.registry import api_keys
 from stitchwork.registry.stored_records import dump_record
 from stitchwork.resources import Scope

@@ -26,7 +26,8 @@ dead, dead-jobs               stream of dead letters, and hash of their jobs
 
 from typing import Final, NamedTuple
 
-from stitchwork.redis.connections import PREFIX, QUEUE_TAGS
+from stitchwork.redis import PREFIX
+from stitchwork.redis.connections import QUEUE_TAGS
 
 GROUP: Final = "workers"
 

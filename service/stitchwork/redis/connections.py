@@ -24,14 +24,13 @@ from redis.sentinel import (
 )
 
 from stitchwork.errors import QueueUnavailableError, UnavailableError
-from stitchwork.redis import urls
+from stitchwork.redis import PREFIX, urls
 from stitchwork.redis.cluster import (
     SlotOwner,
     render_address,
 )
 from stitchwork.redis.urls import ClusterUrl, SentinelUrl
 
-PREFIX: Final = "stitchwork:"
 REGISTRY_TAG: Final = "records"
 QUEUE_TAGS: Final = tuple(f"q{number}" for number in range(16))
 """Hash tags of the shards of the queue. In a cluster of three masters with slots in order, the

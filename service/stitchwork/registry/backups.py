@@ -16,7 +16,7 @@ from stitchwork.errors import ConflictError
 from stitchwork.redis import chunked_arrays
 from stitchwork.redis.client import RedisClient
 from stitchwork.redis.commands import Command, Word
-from stitchwork.registry import change_log
+from stitchwork.registry import change_log_start
 from stitchwork.registry.api_keys import KEYS, VERSION
 from stitchwork.registry.backup_files import (
     BackupReader,
@@ -164,7 +164,7 @@ def restore_backup(changes: ChangeLog, path: Path, *, replace: bool = False) -> 
         words: list[Word] = [prefix, int(replace), REPLACED_SECONDS, len(KINDS), *KINDS]
         for command in commands:
             words += [len(command), *command]
-        keys = [*map(changes.server.key, (REGISTRATIONS, KEYS, *change_log.KEYS, DUE))]
+        keys = [*map(changes.server.key, (REGISTRATIONS, KEYS, *change_log_start.KEYS, DUE))]
         done = changes.server.run_script(
             RESTORE, keys, *words, aof_timeout_ms=changes.aof_timeout_ms
         )

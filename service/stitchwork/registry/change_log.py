@@ -62,6 +62,7 @@ from stitchwork.errors import RegistryUnavailableError
 from stitchwork.redis.client import APPLY, Check, RedisClient, commit_arguments
 from stitchwork.redis.commands import Command, Word
 from stitchwork.redis.subscription import Subscription
+from stitchwork.registry.change_log_start import EPOCH, KEYS, STATE
 
 LEASE_SECONDS: Final = 2.0
 RENEW_SECONDS: Final = 0.5
@@ -71,24 +72,6 @@ MAX_CHANGES: Final = 10_000
 MIN_POLL_SECONDS: Final = 0.001
 MAX_POLL_SECONDS: Final = 0.02
 POLL_GROWTH: Final = 1.5
-
-STATE: Final = "versions"
-KEYS: Final = (STATE, STATE + ":changes", STATE + ":applied", STATE + ":granted")
-
-# Begins every script of the log. ARGV[1] is the name of a new epoch, if one begins.
-EPOCH: Final = """
-local state, changes, applied, granted = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-local recorded = redis.call('HMGET', state, 'run', 'epoch', 'sequence', 'settled', 'trimmed')
-local epoch, sequence = recorded[2], tonumber(recorded[3] or 0)
-local settled, trimmed = recorded[4], tonumber(recorded[5] or 0)
-if recorded[1] ~= run then
-  epoch, settled = ARGV[1], false
-  redis.call('DEL', applied, granted)
-  redis.call('HDEL', state, 'settled')
-  redis.call('HSET', state, 'run', run, 'epoch', epoch, 'sequence', sequence)
-end
-"""
 
 # ARGV: the new epoch; what `APPLY` takes; the largest number of changes; the names of changed ids.
 COMMIT: Final = f"""{EPOCH}
@@ -252,11 +235,6 @@ class ChangeLog:
     def release(self, process: str) -> None:
         """End the lease of a process that no longer uses its records."""
         self._run(RELEASE, process)
-
-    def settle(self) -> None:
-        """Declare that no lease is valid, for whoever knows that no process of the service runs."""
-        position, _ = self._status("")
-        self._run(SETTLE, position.epoch, position.sequence + 1)
 
     def read(self, script: str, *arguments: Word) -> tuple[Position, list[Any]]:
         """The reply of a script that reads, and the end of the log at that moment.

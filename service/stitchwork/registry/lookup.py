@@ -6,7 +6,8 @@ from typing import Any, Final
 from stitchwork.errors import RegistryUnavailableError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.calibration import Calibration
-from stitchwork.registry.change_log import EPOCH, Position
+from stitchwork.registry.change_log import Position
+from stitchwork.registry.change_log_start import EPOCH
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Head, Space
 

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from stitchwork.errors import UnavailableError
+from stitchwork.redis import PREFIX
+from stitchwork.registry.change_log_start import BEGIN, KEYS
 from stitchwork.supervisor import append_only_file, disk_guard, embedded_servers
 from stitchwork.supervisor.child import Child
 from stitchwork.supervisor.control_pipe import ControlPipe
@@ -134,7 +136,7 @@ class Supervisor:
         self._disk_guard = DiskGuard(plan.data_dir, sockets[0], _log)
         redis_url, queue_url = map(embedded_servers.socket_url, sockets)
         if is_new:
-            settle(redis_url)
+            begin_change_log(sockets[0])
         return runtime, redis_url, queue_url
 
     def _answers(self, path: Path) -> bool:
@@ -267,17 +269,21 @@ class Supervisor:
             os.write(self._events, line.encode())
 
 
-def settle(registry_url: str) -> None:
-    """Let the first registrations of a new registry not wait for processes of earlier ones."""
-    # Imported here, since the supervisor of an existing registry needs no client.
-    from stitchwork.redis.client import RedisClient
-    from stitchwork.registry.change_log import ChangeLog
+def begin_change_log(registry: Path) -> None:
+    """Let the first registrations of a new registry not wait for processes of earlier ones.
 
-    server = RedisClient(registry_url, SERVER_SECONDS, UnavailableError)
-    try:
-        ChangeLog(server).settle()
-    finally:
-        server.close()
+    Args:
+        registry: The socket of its server.
+
+    Raises:
+        UnavailableError: If the server refuses it.
+    """
+    keys = [PREFIX + key for key in KEYS]
+    epoch = os.urandom(16).hex()
+    words = ("EVAL", BEGIN, str(len(keys)), *keys, epoch)
+    reply = embedded_servers.send_command(registry, *words)
+    if not reply.startswith(b":"):
+        raise UnavailableError(f"the new registry cannot be written: {reply.decode()}")
 
 
 def _metrics_file(folder: Path, name: str) -> dict[str, str]:

@@ -31,8 +31,8 @@ from stitchwork.errors import (
     RegistryUnavailableError,
     UnknownResourceError,
 )
+from stitchwork.redis import PREFIX
 from stitchwork.redis.client import RedisClient
-from stitchwork.redis.connections import PREFIX
 from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry import api_keys as stored
 from stitchwork.registry.api_key_cache import ApiKeyCache

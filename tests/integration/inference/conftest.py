@@ -15,8 +15,8 @@ from stitchwork.bootstrap import api as api_bootstrap
 from stitchwork.bootstrap import worker as worker_bootstrap
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.settings import Settings
-from stitchwork.supervisor.supervisor import settle
 from stitchwork.telemetry import Metrics, Telemetry
+from tests.support.change_logs import begin_change_log_at
 from tests.support.servers import ServerProcess
 from tests.support.waiting import wait_until
 
@@ -66,7 +66,7 @@ def client(
     for process in (registry_process, queue_process):
         with redis.Redis.from_url(process.url) as server:
             server.flushall()
-    settle(registry_process.url)
+    begin_change_log_at(registry_process.url)
     settings = Settings(
         redis_url=registry_process.url,
         queue_url=queue_process.url,

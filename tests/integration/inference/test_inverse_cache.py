@@ -15,8 +15,8 @@ from stitchwork.geometry.classifier import mlp
 from stitchwork.geometry.frame import Frame
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import ClassifierCache, PairMap, Translator
+from stitchwork.redis import PREFIX
 from stitchwork.redis.client import RedisClient
-from stitchwork.redis.connections import PREFIX
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.head_records import define_head
 from stitchwork.registry.registry import Registry

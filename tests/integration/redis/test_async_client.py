@@ -12,10 +12,10 @@ import pytest
 from redis.asyncio.connection import UnixDomainSocketConnection
 
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
+from stitchwork.redis import PREFIX
 from stitchwork.redis.async_client import AsyncRedisClient
 from stitchwork.redis.client import RedisClient
 from stitchwork.redis.commands import script_command
-from stitchwork.redis.connections import PREFIX
 from stitchwork.redis.multiplexed_connection import take_writer
 from tests.integration.redis.conftest import AOF, LOCKED, SECRET, Start, tls_flags
 from tests.integration.redis.test_topologies import Watched, of_client, watch, watched

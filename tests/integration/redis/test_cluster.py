@@ -22,7 +22,6 @@ from stitchwork.redis.subscription import Subscription
 from stitchwork.registry.backups import restore_backup, write_backup
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.server_report import ServerReporter
-from stitchwork.supervisor.supervisor import settle
 from tests.integration.redis.conftest import (
     AOF,
     LOCKED,
@@ -33,6 +32,7 @@ from tests.integration.redis.conftest import (
 )
 from tests.integration.redis.test_server_setup import PASSWORD, documented_rights
 from tests.integration.redis.test_topologies import of_client
+from tests.support.change_logs import begin_change_log_at
 from tests.support.redis_cluster import FAILOVER_MS, ClusterNode, RedisCluster, redis_cluster
 from tests.support.servers import VALKEY_9, ServerBinary
 from tests.support.waiting import wait_until
@@ -237,7 +237,7 @@ def test_registry_moves_to_a_cluster_by_its_backup(
 ) -> None:
     url = f"redis://127.0.0.1:{start().port}"
     for address in (url, cluster.url()):
-        settle(address)
+        begin_change_log_at(address)
     single = RedisClient(url, 5.0, RegistryUnavailableError)
     with closing(single), closing(connect(cluster)) as server:
         before, after = (Registry(one, durable=False, stale_seconds=60) for one in (single, server))

@@ -23,9 +23,9 @@ from stitchwork.registry.registry import Registry
 from stitchwork.registry.server_report import ServerReporter
 from stitchwork.resources import Scope
 from stitchwork.settings import Settings
-from stitchwork.supervisor.supervisor import settle
 from tests.integration.inference.conftest import ok, register
 from tests.support import machine
+from tests.support.change_logs import begin_change_log_at
 from tests.support.servers import (
     QUEUE_FLAGS,
     REDIS_7_0,
@@ -73,7 +73,7 @@ def test_documented_rights_suffice_for_api_worker_and_commands(
         with redis.Redis.from_url(process.url) as admin:
             admin.execute_command(*words)
     urls = [f"unix://stitchwork:{PASSWORD}@{process.path}" for process in (registry, queue)]
-    settle(registry.url)
+    begin_change_log_at(registry.url)
     settings = Settings(
         redis_url=urls[0],
         queue_url=urls[1],

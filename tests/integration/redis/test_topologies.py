@@ -10,8 +10,8 @@ import redis
 
 from stitchwork.bootstrap.shared import open_registry
 from stitchwork.errors import RegistryUnavailableError
+from stitchwork.redis import PREFIX
 from stitchwork.redis.client import Check, RedisClient
-from stitchwork.redis.connections import PREFIX
 from stitchwork.settings import Settings
 from tests.integration.redis.conftest import (
     AOF,

@@ -24,7 +24,6 @@ from stitchwork.redis.client import RedisClient
 from stitchwork.registry import api_keys
 from stitchwork.registry.backup_files import MANIFEST
 from stitchwork.registry.backups import BLOCKS, RECORDS, restore_backup, write_backup
-from stitchwork.registry.change_log import ChangeLog
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.head_records import define_head
 from stitchwork.registry.registration_parts import read_parts, save_part
@@ -33,6 +32,7 @@ from stitchwork.registry.space_checks import DUE
 from stitchwork.resources import Scope, TextEncoder
 from tests.conftest import Pair
 from tests.support import machine
+from tests.support.change_logs import begin_change_log
 from tests.support.servers import REGISTRY_FLAGS, VALKEY_9, ServerProcess, server_binary
 from tests.support.waiting import wait_until
 
@@ -55,7 +55,7 @@ def other_process() -> Iterator[ServerProcess]:
 def other(other_process: ServerProcess) -> Iterator[Registry]:
     server = RedisClient(other_process.url, machine.deadline(5.0), RegistryUnavailableError)
     server.redis.flushall()
-    ChangeLog(server).settle()
+    begin_change_log(server)
     yield Registry(server, durable=False, stale_seconds=60)
     server.close()
 

@@ -17,19 +17,19 @@ from stitchwork.inference.resolve import resolve, resolve_in_memory
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry import change_log
 from stitchwork.registry.change_log import (
-    KEYS,
     LEASE_SECONDS,
-    STATE,
     WAIT_SECONDS,
     ChangeLog,
     Position,
     boot_time,
 )
+from stitchwork.registry.change_log_start import KEYS, STATE
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.head_records import define_head
 from stitchwork.registry.read_lease import ReadLease
 from stitchwork.registry.registry import Registry
 from tests.support import machine
+from tests.support.change_logs import begin_change_log
 from tests.support.proxy import Proxy
 from tests.support.servers import REGISTRY_FLAGS, ServerBinary, ServerProcess
 from tests.support.waiting import wait_until
@@ -249,7 +249,7 @@ def test_restarted_registry_waits_for_leases_of_the_time_before(
     with TemporaryDirectory(prefix="sw") as folder:
         process = ServerProcess(Path(folder), flags, server_binary)
         server = RedisClient(process.url, 1.0, RegistryUnavailableError, failure_pause=0.0)
-        ChangeLog(server).settle()
+        begin_change_log(server)
         writer = Registry(server, durable=False, stale_seconds=60)
         put_space(writer, "x", 0)
         put_space(writer, "y", 1)

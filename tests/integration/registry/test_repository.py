@@ -14,8 +14,8 @@ from stitchwork.errors import (
     UnknownResourceError,
     VersionMismatchError,
 )
+from stitchwork.redis import PREFIX
 from stitchwork.redis.client import Check, RedisClient
-from stitchwork.redis.connections import PREFIX
 from stitchwork.registry.change_log import ChangeLog
 from stitchwork.registry.entries import Condition, Entry, Outcome, Write
 from stitchwork.registry.read_lease import ReadLease
