@@ -29,7 +29,7 @@ def prompt_field(input_type: str | None, result: InferenceResult) -> dict[str, s
 
 
 def result_headers(result: InferenceResult) -> dict[str, str]:
-    """Headers of a result: versions, numbers of inputs with each flaw, and a selected prompt."""
+    """Headers of a result: versions, numbers of flawed inputs, too few anchors, and the prompt."""
     headers = resolution_headers(result.resolution)
     undefined = len(result.undefined)
     if undefined:
@@ -39,6 +39,9 @@ def result_headers(result: InferenceResult) -> dict[str, str]:
         headers["Stitchwork-Uncovered"] = str(uncovered)
     if result.lengths.mismatched:
         headers["Stitchwork-Mismatched-Lengths"] = str(result.lengths.mismatched)
+    few_anchors = result.resolution.few_anchors
+    if few_anchors is not None:
+        headers["Stitchwork-Few-Anchors"] = str(few_anchors)
     if result.truncated:
         headers["Stitchwork-Truncated"] = str(len(result.truncated))
     if result.prompt_name is not None:

@@ -176,8 +176,8 @@ def is_calibrated(resolution: Resolution) -> bool:
     divides the logits, but what it promises is not known to hold.
     """
     head = head_of(resolution)
-    is_own_space = resolution.source.version == resolution.destination.version
-    return resolution.calibration is not None or (head.temperature is not None and is_own_space)
+    has_temperature = head.temperature is not None and resolution.is_own_space
+    return resolution.calibration is not None or has_temperature
 
 
 def confidence(result: InferenceResult) -> NDArray[Any]:

@@ -8,6 +8,7 @@ from stitchwork.geometry.calibration import Calibration
 from stitchwork.registry.lookup import LookupResult, lookup, lookup_in_memory
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import EncoderSpec, Floats, Head, Space
+from stitchwork.resources.anchor_count import MIN_ANCHORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,17 @@ class Resolution:
     def destination(self) -> Space:
         """The space of the resulting embeddings: the target or, without one, the source."""
         return self.target or self.source
+
+    @property
+    def is_own_space(self) -> bool:
+        """Whether the result is in the space of the inputs, so that nothing is translated."""
+        return self.source.version == self.destination.version
+
+    @property
+    def few_anchors(self) -> int | None:
+        """Number of anchors of the translation, if there is one through too few; otherwise None."""
+        is_translated = self.bridge != "none" and not self.is_own_space
+        return self.source.size if is_translated and self.source.size < MIN_ANCHORS else None
 
     @property
     def records(self) -> dict[str, Space | Head]:

@@ -14,6 +14,7 @@ from stitchwork.inference.length_report import FITTING, LengthReport
 from stitchwork.inference.resolve import Resolution
 from stitchwork.inference.translate import translate
 from stitchwork.inference.translator import ClassifierCache, Translator
+from stitchwork.resources.anchor_count import anchor_count_warnings
 from stitchwork.telemetry import Telemetry
 
 
@@ -58,8 +59,10 @@ class InferenceResult:
 
     @property
     def warnings(self) -> list[str]:
-        """What the caller should know of the inputs, one sentence each."""
-        return [*self.coverage.warnings, *self.lengths.warnings]
+        """What the caller should know of the inputs and the anchors, one sentence each."""
+        few = self.resolution.few_anchors
+        anchors = [] if few is None else anchor_count_warnings(few)
+        return [*anchors, *self.coverage.warnings, *self.lengths.warnings]
 
     def rows_of(self, rows: slice | list[int]) -> "InferenceResult":
         """The result of some of the inputs; what is known of all of them is left out."""

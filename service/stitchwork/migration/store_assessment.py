@@ -28,6 +28,7 @@ from stitchwork.migration.store_sample import (
     read_rows,
     read_sample,
 )
+from stitchwork.resources.anchor_count import anchor_count_warnings
 
 if TYPE_CHECKING:
     from stitchwork.client import Stitchwork
@@ -123,6 +124,7 @@ def assess_store(
         **forward.versions._asdict(),
         "translated_rows_per_second": round(measure_rate(store, forward.apply), 1),
     }
+    warnings = (*lengths.warnings, *anchor_count_warnings(anchors))
     paired = sample.with_texts()
     fields["with_text"] = len(paired.ids)
     rows = None
@@ -143,10 +145,10 @@ def assess_store(
         is_moved=moved is not None,
     )
     if new is None:
-        return StoreAssessment(fields, facts, None, None, lengths.warnings)
+        return StoreAssessment(fields, facts, None, None, warnings)
     fields["embedded_texts_per_second"] = round(embed_rate, 1)
     if sample.rows < MIN_ROWS:
-        return StoreAssessment(fields, facts, None, advise_small(facts), lengths.warnings)
+        return StoreAssessment(fields, facts, None, advise_small(facts), warnings)
     known = anchor_ids(client, options.source)
     is_anchor = np.array([str(id_) in known for id_ in paired.ids])
     pairs = EmbeddedPairs(paired.vectors, np.asarray(new, np.float32), is_anchor)
@@ -156,7 +158,7 @@ def assess_store(
     assessment = assess(pairs, translations, sample.rows, bridge)
     advice = advise(assessment, facts)
     fields |= _figures(assessment)
-    return StoreAssessment(fields, facts, assessment, advice, lengths.warnings)
+    return StoreAssessment(fields, facts, assessment, advice, warnings)
 
 
 def _moved_rows(

@@ -27,6 +27,7 @@ from stitchwork.resources import (
     digest,
     encoder_fields,
 )
+from stitchwork.resources.anchor_count import anchor_count_warnings
 
 SUSPICIOUS: Final = 0.1
 """An agreement below this means that anchors are shuffled or foreign."""
@@ -197,6 +198,7 @@ def space_record(
             f"translations have unit length, but the anchors have {length.mean:.3g} ± "
             f"{length.std:.2g}: a head or index of such embeddings expects other lengths"
         )
+    warnings += anchor_count_warnings(len(anchors))
     return Space(
         id=declared.id,
         version=version,

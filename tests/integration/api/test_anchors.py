@@ -70,8 +70,9 @@ def test_duplicates_are_named_at_registration_and_in_the_report(http: httpx.Clie
     rows[9] = rows[4] + 0.02 * rng.normal(size=20)
     ids = [f"n{i}" for i in range(30)]
     body = {"anchor_set": "AD", "anchors": rows.tolist(), "ids": ids}
-    exact, near, created = http.put("/spaces/ad", json=body).json()["warnings"]
+    exact, near, few, created = http.put("/spaces/ad", json=body).json()["warnings"]
     assert "anchor set AD was not declared" in created
+    assert few.startswith("30 anchors are few: ")
     assert exact.startswith("1 anchor repeats another exactly; it shifts")
     assert exact.endswith(": 'n7' as 'n3'")
     assert near == "1 anchor all but repeats another and adds no direction: 'n9' as 'n4'"

@@ -182,6 +182,32 @@ def test_inputs_outside_the_anchors_cover_are_named(http: httpx.Client) -> None:
         assert "stitchwork-uncovered" not in plain.headers
 
 
+def test_few_anchors_are_warned_of_once_where_they_translate(http: httpx.Client) -> None:
+    rows = np.random.default_rng(0).normal(size=(63, 8))
+    http.put("/anchor-sets/few", json={"modality": "vector", "size": 63})
+    for name, anchors in (("few1", rows), ("few2", rows[:, ::-1])):
+        body = {"anchor_set": "few", "anchors": anchors.tolist()}
+        record = http.put(f"/spaces/{name}", json=body).json()
+        (warning,) = record["warnings"]
+    assert warning.startswith("63 anchors are few: ")
+    weight, labels = np.eye(8)[:2].tolist(), ["a", "b"]
+    http.put("/heads/few", json={"space": "few2", "weight": weight, "labels": labels})
+    inputs = {"embeddings": rows[:5].tolist()}
+    paths = {"/translate": {"source": "few1", "target": "few2"}, "/classify/few": {"space": "few1"}}
+    for path, fields in paths.items():
+        response = http.post(path, json={**inputs, **fields})
+        assert response.json()["warnings"] == [warning], path
+        assert response.headers["stitchwork-few-anchors"] == "63"
+    for path, fields in (
+        ("/translate", {"source": "few1", "target": "few1"}),
+        ("/translate", {"source": "few1", "target": "few2", "bridge": "none"}),
+        ("/classify/few", {"space": "few2"}),
+    ):
+        response = http.post(path, json={**inputs, **fields})
+        assert response.json()["warnings"] == [], (path, fields)
+        assert "stitchwork-few-anchors" not in response.headers
+
+
 def test_embeddings_whose_lengths_do_not_fit_their_space_are_warned_of(
     http: httpx.Client, spaces: Pair
 ) -> None:
