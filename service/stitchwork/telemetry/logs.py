@@ -14,7 +14,16 @@ NOISY_LOGGERS: Final = ("httpx", "httpcore", "uvicorn.access", "urllib3")
 
 
 class JsonLinesHandler(logging.StreamHandler[TextIO]):
-    """The handler that `configure` installs."""
+    """The handler that `configure` installs; it writes to what standard error is at the time.
+
+    Who runs a command in their own process may replace standard error, and close it afterwards,
+    while threads go on logging.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def json_lines_stream(logger: logging.Logger) -> TextIO | None:
@@ -22,12 +31,12 @@ def json_lines_stream(logger: logging.Logger) -> TextIO | None:
     handlers = logging.getLogger().handlers
     if logger.handlers or len(handlers) != 1 or not isinstance(handlers[0], JsonLinesHandler):
         return None
-    return handlers[0].stream
+    return sys.stderr
 
 
 def configure(level: str) -> None:
     """Log JSON lines of this severity and above to standard error."""
-    handler = JsonLinesHandler(sys.stderr)
+    handler = JsonLinesHandler()
     handler.addFilter(RequestIdFilter())
     handler.setFormatter(
         OrjsonFormatter(

@@ -1,8 +1,16 @@
 """Lines of logs: JSON that names whom it was written for."""
 
 import json
+import logging
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+from io import StringIO
+
+import pytest
+
+from stitchwork.telemetry import logs
 
 TRACES = ("a" * 32, "b" * 32)
 CODE = f"""
@@ -36,3 +44,29 @@ def test_lines_name_whom_they_are_written_for() -> None:
         {"request_id": "r1", "trace_id": TRACES[0]},
         {"request_ids": ["r1", "r2"], "trace_ids": list(TRACES)},
     ]
+
+
+@pytest.fixture
+def root_logger() -> Iterator[logging.Logger]:
+    """The root logger, as it was before at the end."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    root.handlers.clear()
+    yield root
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_record_after_standard_error_was_replaced_goes_to_the_new_one(
+    root_logger: logging.Logger,
+) -> None:
+    """As of a worker's thread, once a test that ran a command has ended."""
+    with redirect_stderr(StringIO()) as captured:
+        logs.configure("info")
+        root_logger.info("first")
+        first = captured.getvalue()
+    captured.close()
+    with redirect_stderr(StringIO()) as current:
+        root_logger.info("second")
+    messages = [json.loads(text)["message"] for text in (first, current.getvalue())]
+    assert messages == ["first", "second"]
