@@ -2,12 +2,14 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from benchmarks.page import write_results
-from benchmarks.runner import CASES, measure, measure_laws, write_report
+from benchmarks.measure import BenchmarkResult
+from benchmarks.page import split_page, write_results
+from benchmarks.runner import CASES, measure, measure_laws, not_run, write_report
 from stitchwork.cli.main import run as run_command
 
 
@@ -43,14 +45,21 @@ def main(
     logging.getLogger().setLevel(logging.WARNING)
     if laws:
         return measure_laws(rounds, laws)
-    results, complete = measure(cases or tuple(CASES), rounds, peers)
-    if report:
-        write_report(report, results)
     if page:
-        options = [f"--rounds {rounds}", *(["--peers FOLDER"] if peers else [])]
-        words = ["python -m benchmarks", *cases, *options]
-        write_results(page, results, rounds, " ".join(words))
-    return 0 if complete and all(result.met for result in results) else 1
+        # Before what takes an hour.
+        split_page(page)
+    options = [f"--rounds {rounds}", *(["--peers FOLDER"] if peers else [])]
+    chosen = {name: CASES[name] for name in cases or CASES}
+    others = not_run(name for name in CASES if name not in chosen)
+    command = " ".join(["python -m benchmarks", *cases, *options])
+
+    def save(results: Sequence[BenchmarkResult], not_measured: Sequence[str]) -> None:
+        if report:
+            write_report(report, results)
+        if page:
+            write_results(page, results, rounds, command, [*not_measured, *others])
+
+    return 0 if measure(chosen, rounds, peers, save) else 1
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any, Final
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.cores import pinned_to
-from stitchwork.errors import UnavailableError
+from stitchwork.errors import StitchworkError, UnavailableError
 from stitchwork.supervisor import ServiceProcess
 
 LOAD_CORE, MEASURED_CORE = 0, 1
@@ -77,18 +77,32 @@ class BenchmarkContext:
         rounds: Number of measured rounds; one more warms up.
         peers: Interpreters of other programs, by name; cases skip missing ones.
         log: Prints a line.
+        not_measured: What was to be measured and was not, with the reason.
     """
 
     rounds: int
     peers: Mapping[str, Path]
     log: Callable[[str], None]
+    not_measured: list[str] = field(default_factory=list)
 
     def peer(self, name: str) -> Path | None:
         """The interpreter of another program; None, with a message, where there is none."""
         interpreter = self.peers.get(name)
         if interpreter is None:
             self.log(f"  {name} skipped: set --peers to a folder for its environment")
+            self.not_measured.append(f"{name} (no environment)")
         return interpreter
+
+    @contextlib.contextmanager
+    def attempt(self, name: str) -> Iterator[None]:
+        """Log an error within the context; what else is measured, which takes long, goes on."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 other programs fail in many ways
+            words = error.message if isinstance(error, StitchworkError) else repr(error)
+            self.log(f"  {name} failed: {words}")
+            # Messages name paths of this machine, which are no part of a page.
+            self.not_measured.append(f"{name} (failed)")
 
 
 def cpu_milliseconds(service: ServiceProcess) -> dict[str, float]:

@@ -18,7 +18,11 @@ END: Final = "<!-- end results -->"
 
 
 def write_results(
-    page: Path, results: Sequence[BenchmarkResult], rounds: int, command: str
+    page: Path,
+    results: Sequence[BenchmarkResult],
+    rounds: int,
+    command: str,
+    not_measured: Sequence[str] = (),
 ) -> None:
     """Replace what is between `BEGIN` and `END` in a page.
 
@@ -27,19 +31,32 @@ def write_results(
         results: The results of one run.
         rounds: Its number of rounds.
         command: The command that ran it.
+        not_measured: What the page says was not measured.
 
     Raises:
         InvalidInputError: If a line is missing.
     """
-    text = page.read_text()
-    before, begin, rest = text.partition(BEGIN)
+    before, after = split_page(page)
+    section = _section(results, rounds, command, not_measured)
+    page.write_text(f"{before}{BEGIN}\n\n{section}\n\n{END}{after}")
+
+
+def split_page(page: Path) -> tuple[str, str]:
+    """The texts before `BEGIN` and after `END` in a page.
+
+    Raises:
+        InvalidInputError: If a line is missing.
+    """
+    before, begin, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise InvalidInputError(f"expected the lines {BEGIN} and {END} in {page}")
-    page.write_text(f"{before}{BEGIN}\n\n{_section(results, rounds, command)}\n\n{END}{after}")
+    return before, after
 
 
-def _section(results: Sequence[BenchmarkResult], rounds: int, command: str) -> str:
+def _section(
+    results: Sequence[BenchmarkResult], rounds: int, command: str, not_measured: Sequence[str]
+) -> str:
     first = (
         f"Written by `{command}` on {time.strftime('%Y-%m-%d')}: version {__version__}, "
         f"{platform.system()} {platform.machine()} with {os.cpu_count()} cores, Python "
@@ -48,6 +65,8 @@ def _section(results: Sequence[BenchmarkResult], rounds: int, command: str) -> s
     )
     header = ["case", "baseline", "ours", "baseline's", "ratio", "range", "goal"]
     parts = [first, table(header, [_row(result) for result in results])]
+    if not_measured:
+        parts.insert(1, f"Not measured: {', '.join(not_measured)}.")
     costly = [result for result in results if result.cpu_ms]
     if costly:
         rows = [

@@ -3,8 +3,10 @@
 import json
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,10 +21,11 @@ from benchmarks.measure import (
     BenchmarkContext,
     BenchmarkResult,
 )
-from stitchwork.errors import StitchworkError
 from stitchwork.evaluation.peers import LATENTIS, SERVERS, peer_environment
 
-CASES: Final[Mapping[str, Callable[[BenchmarkContext], list[BenchmarkResult]]]] = {
+Case = Callable[[BenchmarkContext], list[BenchmarkResult]]
+
+CASES: Final[Mapping[str, Case]] = {
     "null": null_model.null_model,
     "map": translating.in_process,
     "translate": translating.over_http,
@@ -40,38 +43,44 @@ CASES: Final[Mapping[str, Callable[[BenchmarkContext], list[BenchmarkResult]]]] 
 }
 
 
-def measure(
-    cases: Sequence[str], rounds: int, peers: Path | None
-) -> tuple[list[BenchmarkResult], bool]:
+Save = Callable[[Sequence[BenchmarkResult], Sequence[str]], None]
+
+
+def measure(cases: Mapping[str, Case], rounds: int, peers: Path | None, save: Save) -> bool:
     """Run cases and print their table.
 
     Args:
-        cases: Names in `CASES`.
+        cases: The cases, by name.
         rounds: Number of measured rounds; one more warms up.
         peers: Folder of the environments of other programs, created there if necessary; None skips
             other programs.
+        save: Called after each case with the results so far, and with what was not measured.
 
     Returns:
-        The results, and whether every case was measured.
+        Whether everything was measured and meets its goal.
     """
     console = Console()
     interpreters = {}
     if peers:
         interpreters = {name: peer_environment(name, peers) for name in (*SERVERS, LATENTIS)}
-    context = BenchmarkContext(rounds, interpreters, console.print)
+    context = BenchmarkContext(rounds, interpreters, partial(console.print, markup=False))
     os.sched_setaffinity(0, {LOAD_CORE})
     results: list[BenchmarkResult] = []
-    complete = True
-    for case in cases:
+    names = list(cases)
+    for i, case in enumerate(names):
         console.print(f"{case} …")
-        try:
-            results += CASES[case](context)
-        except StitchworkError as error:
-            # The other cases, which take long to measure, are reported all the same.
-            console.print(f"  {case} failed: {error.message}", style="bold red")
-            complete = False
+        start = time.monotonic()
+        with context.attempt(case):
+            results += cases[case](context)
+        console.print(f"  {case}: {time.monotonic() - start:.0f} s")
+        save(results, [*context.not_measured, *not_run(names[i + 1 :])])
     _print_table(console, results, rounds)
-    return results, complete
+    return not context.not_measured and all(result.met for result in results)
+
+
+def not_run(cases: Iterable[str]) -> list[str]:
+    """Cases that were not run, as a page names them."""
+    return [f"{case} (not run)" for case in cases]
 
 
 def measure_laws(rounds: int, folder: Path) -> int:

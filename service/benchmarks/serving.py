@@ -25,6 +25,7 @@ from benchmarks.measure import (
 )
 from benchmarks.stitching import CLASSES, CLIENTS, JSON, SECONDS, WIDTH, minilm_spec, service
 from stitchwork.errors import UnavailableError
+from stitchwork.evaluation.peers import SERVERS
 from stitchwork.evaluation.sentences import sentences
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.resources import Item
@@ -33,6 +34,8 @@ from stitchwork.supervisor import ServiceProcess
 STARTUP_SECONDS: Final = 180.0
 POLL_SECONDS: Final = 0.5
 GRACE_SECONDS: Final = 20.0
+OUTPUT_LINES: Final = 3
+"""Lines of the output of a server that does not start, in the error."""
 PEERS: Final = Path(__file__).with_name("peers")
 
 
@@ -67,7 +70,9 @@ def other_servers(context: BenchmarkContext) -> list[BenchmarkResult]:
             _write_pipeline(pipeline)
             for peer in _peers():
                 python = context.peer(peer.name)
-                if python is not None:
+                if python is None:
+                    continue
+                with context.attempt(f"{peer.name} in {peer.dtype}"):
                     command = peer.command(python, pipeline)
                     results.append(_beside(running, peer, command, items, context.rounds))
     return results
@@ -116,7 +121,8 @@ def _beside(
     case = f"{peer.path.split('/')[1]} beside {peer.name}"
     if peer.dtype != "float32":
         case += f" in {peer.dtype}"
-    baseline = f"{peer.name}, the same model and texts"
+    version = SERVERS[peer.name].partition("==")[2]
+    baseline = f"{peer.name} {version}, the same model and texts"
     return BenchmarkResult(case, baseline, "req/s", ours, partner, peer.goal, True, details)
 
 
@@ -161,7 +167,9 @@ def _peer_server(command: list[str], path: str, body: bytes) -> Iterator[tuple[s
         deadline = time.monotonic() + STARTUP_SECONDS
         while not _is_up(url + path, body):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise UnavailableError(f"{command[:2]} did not start")
+                output.seek(0)
+                lines = output.read().decode(errors="replace").splitlines()[-OUTPUT_LINES:]
+                raise UnavailableError(f"{command[:2]} did not start: {' / '.join(lines)}")
             time.sleep(POLL_SECONDS)
         yield url, process.pid
     finally:

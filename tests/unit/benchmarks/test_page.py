@@ -32,6 +32,16 @@ def test_results_replace_those_of_the_page(tmp_path: Path) -> None:
     assert "| one text | the pass | 4 ms | 2 ms | +2.00 ms | 1 to 3 | ≤ 2.5 ms |" in lines
     assert "| null | a\\|b | 1.25 ms |  |  |  | ≤ 2 ms |" in lines
     assert "| null | 0.250 | 0.500 | 1.000 |" in lines
+    assert "Not measured" not in text
+
+
+def test_page_names_what_was_not_measured(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    write_results(page, [RATE], 3, "python -m benchmarks", ["ray (failed)", "map (not run)"])
+    assert "Not measured: ray (failed), map (not run)." in page.read_text().splitlines()
+    write_results(page, [RATE], 3, "python -m benchmarks")
+    assert "Not measured" not in page.read_text()
 
 
 def test_page_without_a_place_for_results_is_refused(tmp_path: Path) -> None:
