@@ -2,29 +2,51 @@
 
 import asyncio
 from collections import deque
+from dataclasses import replace
 
 import pytest
 from starlette.types import Message
 
 from stitchwork.api.middleware.body_turns import PARTS_PER_TURN, BodyTurns
-from stitchwork.api.middleware.request_body import BodyLimits, RequestBody
+from stitchwork.api.middleware.request_body import (
+    HUGE_PAGES_BYTES,
+    MAPPED_BYTES,
+    BodyLimits,
+    RequestBody,
+)
 from tests.support.request_limits import LIMITS
 
 PARTS = [bytes([i]) * (i + 1) for i in range(40)]
 
 
-@pytest.mark.parametrize("length", [0, len(b"".join(PARTS)), 100, 10_000])
-def test_body_of_many_parts_is_what_was_sent_whatever_its_headers_declare(length: int) -> None:
+LONG_PARTS = [bytes([i]) * 200_000 for i in range(2 * HUGE_PAGES_BYTES // 200_000)]
+
+
+@pytest.mark.parametrize(
+    ("parts", "length"),
+    [
+        *((PARTS, length) for length in (0, len(b"".join(PARTS)), 100, 10_000)),
+        *((LONG_PARTS, length) for length in (0, len(b"".join(LONG_PARTS)), 100, 100_000_000)),
+        # Mapped, and found to be too short before and after the first large page.
+        (LONG_PARTS, MAPPED_BYTES + 1),
+        (LONG_PARTS, HUGE_PAGES_BYTES + 1_000_000),
+    ],
+)
+def test_body_of_many_parts_is_what_was_sent_whatever_its_headers_declare(
+    parts: list[bytes], length: int
+) -> None:
+    limits = replace(LIMITS, max_body_bytes=1 << 30, max_inflight_body_bytes=1 << 30)
+
     async def read() -> bytes:
-        waiting = deque(PARTS)
+        waiting = deque(parts)
 
         async def receive() -> Message:
             part = waiting.popleft()
             return {"type": "http.request", "body": part, "more_body": bool(waiting)}
 
-        return bytes(await RequestBody(BodyLimits(LIMITS), receive).read(None, length))
+        return bytes(await RequestBody(BodyLimits(limits), receive).read(None, length))
 
-    assert asyncio.run(read()) == b"".join(PARTS)
+    assert asyncio.run(read()) == b"".join(parts)
 
 
 def test_turn_of_the_event_loop_reads_few_parts_whoever_sends() -> None:

@@ -8,6 +8,7 @@ import asyncio
 import mmap
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Final
 
 from starlette.types import Message, Receive
 
@@ -22,6 +23,13 @@ from stitchwork.errors import (
     StitchworkError,
     UnsupportedFormatError,
 )
+
+MAPPED_BYTES: Final = 1024 * 1024
+"""Declared length above which a body gets a mapping of its own. The kernel adds its pages one by
+one, each of which takes a microsecond."""
+HUGE_PAGES_BYTES: Final = 4 * 1024 * 1024
+"""Bytes that have arrived from which the rest gets pages of two megabytes: at most half as much
+more memory than was counted."""
 
 
 class BodyLimits:
@@ -82,22 +90,20 @@ class BodyLimits:
 class _Content:
     """Parts of a body in one piece of memory.
 
-    Memory of the declared length is mapped at once, since to make it longer with each part copies
-    what is there again and again. Of a mapping, only pages that are written to take memory; they
-    are small ones, or a few bytes would take two megabytes, uncounted.
+    Memory of a long body's declared length is mapped at once, since to make it longer with each
+    part copies what is there again and again. Of a mapping, only pages that are written to take
+    memory; they are small ones at first, or a few bytes would take two megabytes, uncounted.
     """
 
-    __slots__ = ("_data", "_size")
+    __slots__ = ("_data", "_mapping", "_size")
 
     def __init__(self, length: int) -> None:
         self._data: bytearray | memoryview = bytearray()
-        if length:
-            mapping = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            if hasattr(mmap, "MADV_NOHUGEPAGE"):
-                # A kernel without huge pages does not know it.
-                with suppress(OSError):
-                    mapping.madvise(mmap.MADV_NOHUGEPAGE)
-            self._data = memoryview(mapping)
+        self._mapping: mmap.mmap | None = None
+        if length > MAPPED_BYTES:
+            self._mapping = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            _advise(self._mapping, "MADV_NOHUGEPAGE")
+            self._data = memoryview(self._mapping)
         self._size = 0
 
     def append(self, part: bytes) -> None:
@@ -106,6 +112,9 @@ class _Content:
         data = self._data
         if isinstance(data, memoryview) and self._size <= len(data):
             data[start : self._size] = part
+            if self._mapping is not None and self._size >= HUGE_PAGES_BYTES:
+                _advise(self._mapping, "MADV_HUGEPAGE")
+                self._mapping = None
             return
         # Without a declared length, or a server that lets a body be longer.
         if isinstance(data, memoryview):
@@ -116,6 +125,13 @@ class _Content:
     def data(self) -> bytearray | memoryview:
         """All parts."""
         return self._data[: self._size] if self._size < len(self._data) else self._data
+
+
+def _advise(mapping: mmap.mmap, advice: str) -> None:
+    """Give the kernel advice, if both know it: not all have huge pages."""
+    if hasattr(mmap, advice):
+        with suppress(OSError):
+            mapping.madvise(getattr(mmap, advice))
 
 
 class RequestBody:
