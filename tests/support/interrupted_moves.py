@@ -73,9 +73,13 @@ def check_interrupted_moves(
 
 
 def contents(url: str) -> list[tuple[object, bytes, str]]:
-    """The rows of a store: ids, vectors and payloads."""
+    """The rows of a store: ids, vectors and payloads.
+
+    LanceDB inserts the rows of a batch in any order, so those are in the order of their ids.
+    """
     with open_store(url) as store:
-        return [row for batch in store.scan(300) for row in rows_of(batch)]
+        rows = [row for batch in store.scan(300) for row in rows_of(batch)]
+    return sorted(rows, key=lambda row: str(row[0])) if url.startswith("lancedb:") else rows
 
 
 def rows_of(batch: Batch) -> list[tuple[object, bytes, str]]:
