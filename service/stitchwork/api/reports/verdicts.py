@@ -1,4 +1,7 @@
-"""Verdicts `good`, `fair` and `poor`, each with the reason in one sentence."""
+"""Verdicts `good`, `fair` and `poor`, each with the reason in one sentence.
+
+`docs/guides/confidence.md` describes the rules.
+"""
 
 from typing import Final, NamedTuple
 
