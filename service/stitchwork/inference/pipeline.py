@@ -27,7 +27,7 @@ from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats, Item
 from stitchwork.telemetry import Telemetry
 
-SLICE_ROWS: Final = 2048
+SLICE_ROWS: Final = 1024
 """Embeddings that are translated and classified at a time."""
 
 

@@ -27,6 +27,7 @@ from stitchwork.errors import (
 MAPPED_BYTES: Final = 1024 * 1024
 """Declared length above which a body gets a mapping of its own. The kernel adds its pages one by
 one, each of which takes a microsecond."""
+HUGE_PAGE: Final = 2 * 1024 * 1024
 HUGE_PAGES_BYTES: Final = 4 * 1024 * 1024
 """Bytes that have arrived from which the rest gets pages of two megabytes: at most half as much
 more memory than was counted."""
@@ -101,9 +102,11 @@ class _Content:
         self._data: bytearray | memoryview = bytearray()
         self._mapping: mmap.mmap | None = None
         if length > MAPPED_BYTES:
-            self._mapping = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            _advise(self._mapping, "MADV_NOHUGEPAGE")
-            self._data = memoryview(self._mapping)
+            # The kernel places a mapping of whole large pages where one of them may begin.
+            size = -(-length // HUGE_PAGE) * HUGE_PAGE
+            self._mapping = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            _advise(self._mapping, "MADV_NOHUGEPAGE", size)
+            self._data = memoryview(self._mapping)[:length]
         self._size = 0
 
     def append(self, part: bytes) -> None:
@@ -113,7 +116,7 @@ class _Content:
         if isinstance(data, memoryview) and self._size <= len(data):
             data[start : self._size] = part
             if self._mapping is not None and self._size >= HUGE_PAGES_BYTES:
-                _advise(self._mapping, "MADV_HUGEPAGE")
+                _advise(self._mapping, "MADV_HUGEPAGE", len(data) // HUGE_PAGE * HUGE_PAGE)
                 self._mapping = None
             return
         # Without a declared length, or a server that lets a body be longer.
@@ -127,11 +130,11 @@ class _Content:
         return self._data[: self._size] if self._size < len(self._data) else self._data
 
 
-def _advise(mapping: mmap.mmap, advice: str) -> None:
-    """Give the kernel advice, if both know it: not all have huge pages."""
+def _advise(mapping: mmap.mmap, advice: str, size: int) -> None:
+    """Advise the kernel on the first bytes of a mapping, unless it has no large pages."""
     if hasattr(mmap, advice):
         with suppress(OSError):
-            mapping.madvise(getattr(mmap, advice))
+            mapping.madvise(getattr(mmap, advice), 0, size)
 
 
 class RequestBody:
