@@ -8,6 +8,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -62,6 +63,37 @@ def definitions(tree: ast.AST) -> Iterator[Definition]:
                 yield Definition(node.name, node.lineno)
 
 
+class TopLevelClass(NamedTuple):
+    """A class that a module defines, and the plain names of its bases."""
+
+    name: str
+    bases: tuple[str, ...]
+    line: int
+
+
+class FileNames(NamedTuple):
+    """What a file defines."""
+
+    definitions: tuple[Definition, ...]
+    classes: tuple[TopLevelClass, ...]
+
+
+@cache
+def names_in(path: Path) -> FileNames:
+    """What a file defines; it is parsed once."""
+    tree = ast.parse(path.read_text())
+    classes = tuple(
+        TopLevelClass(
+            node.name,
+            tuple(base.id for base in node.bases if isinstance(base, ast.Name)),
+            node.lineno,
+        )
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    )
+    return FileNames(tuple(definitions(tree)), classes)
+
+
 def sources(paths: Iterable[Path]) -> Iterator[Path]:
     """The Python files among and under these paths."""
     for path in paths:
@@ -74,7 +106,7 @@ def banned(paths: Iterable[Path]) -> list[str]:
     for path in sources(paths):
         if is_banned(path.stem):
             problems.append(f"{path}:1: {path.stem}")
-        for definition in definitions(ast.parse(path.read_text())):
+        for definition in names_in(path).definitions:
             if is_banned(definition.name):
                 problems.append(f"{path}:{definition.line}: {definition.name}")
     return problems
@@ -91,9 +123,9 @@ def collisions() -> list[str]:
         is_mirror = any(dotted.startswith(f"{prefix}.") for prefix in MIRRORS)
         if not path.stem.startswith("_") and not is_mirror:
             modules[path.stem].append(dotted)
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                classes[node.name].append(dotted)
+        for defined in names_in(path).classes:
+            if not defined.name.startswith("_"):
+                classes[defined.name].append(dotted)
     return [
         f"{name}: {', '.join(homes)}"
         for homes_of in (modules, classes)
@@ -112,12 +144,10 @@ def nameless_errors() -> list[str]:
     """Exception classes of the package whose names do not end in Error."""
     problems = []
     for path in sources([PACKAGE]):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef):
-                bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
-                is_error = any(b.endswith("Error") or b == "Exception" for b in bases)
-                if is_error and not node.name.endswith("Error"):
-                    problems.append(f"{path}:{node.lineno}: {node.name}")
+        for defined in names_in(path).classes:
+            is_error = any(b.endswith("Error") or b == "Exception" for b in defined.bases)
+            if is_error and not defined.name.endswith("Error"):
+                problems.append(f"{path}:{defined.line}: {defined.name}")
     return problems
 
 

@@ -1,6 +1,6 @@
 """The first tokens of long texts, by real tokenizers, from a beginning of the text alone."""
 
-from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,10 +39,12 @@ def corpus() -> list[str]:
     ]
 
 
-def long_texts(count: int) -> Iterator[str]:
+@cache
+def long_texts(count: int) -> tuple[str, ...]:
     """Texts of real words and of foreign ones, in changing order and with changing spaces."""
     rng = np.random.default_rng(0)
     words = " ".join(corpus()).split(" ")
+    texts = []
     for _ in range(count):
         start = int(rng.integers(len(words) - 2_000))
         parts = []
@@ -50,7 +52,8 @@ def long_texts(count: int) -> Iterator[str]:
             parts.append(word + " " * int(rng.choice([1, 1, 1, 1, 2, 3])))
             if rng.random() < 0.15:
                 parts.append(FOREIGN[int(rng.integers(len(FOREIGN)))])
-        yield "".join(parts)
+        texts.append("".join(parts))
+    return tuple(texts)
 
 
 def of_library(tokenizer: Tokenizer) -> Tokenize:
