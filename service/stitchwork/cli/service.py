@@ -1,6 +1,7 @@
 """`stitchwork serve|api|worker|settings`: the processes of the service, and their settings."""
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -66,6 +67,8 @@ def _progress() -> Iterator[Callable[[str | None], None]]:
 @click.option("--share-grpc-port", is_flag=True, help="Let other processes listen on it as well.")
 def api(settings: Settings, fd: int | None, share_grpc_port: bool) -> int:
     """Run one API process."""
+    # Nearly all that is loaded stays; `DrainingServer.startup` enables it again.
+    gc.disable()
     from stitchwork.api.server import serve_app
     from stitchwork.bootstrap.api import (
         check_keys,
