@@ -1,6 +1,7 @@
 """Image files for tests."""
 
 import io
+import zlib
 from typing import Any
 
 import numpy as np
@@ -18,3 +19,11 @@ def file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def png_with_header(side: int) -> bytes:
+    """A PNG file of 8 by 8 pixels whose header declares a larger side."""
+    header = file(Image.new("1", (8, 8)))
+    size = side.to_bytes(4, "big")
+    chunk = b"IHDR" + size + size + header[24:29]
+    return header[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + header[33:]

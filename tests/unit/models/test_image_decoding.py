@@ -1,6 +1,5 @@
 """Decoding of image files: formats, modes, orientation and limits."""
 
-import zlib
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from stitchwork.models.encoder import MAX_PIXELS
 from stitchwork.models.image_files import MAX_SCANS, count_scans, decode
 from stitchwork.models.iso_boxes import iter_boxes, read_tracks
 from stitchwork.models.video_headers import UnitBudget, av1_size
-from tests.support.images import file, picture
+from tests.support.images import file, picture, png_with_header
 
 
 @pytest.mark.parametrize(
@@ -203,11 +202,3 @@ def declare_size(data: bytes, size: tuple[int, int], declared: tuple[int, int]) 
         )
         data = data.replace(before, after)
     return data
-
-
-def png_with_header(side: int) -> bytes:
-    """A PNG file of 8 by 8 pixels whose header declares a larger side."""
-    header = file(Image.new("1", (8, 8)))
-    size = side.to_bytes(4, "big")
-    chunk = b"IHDR" + size + size + header[24:29]
-    return header[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + header[33:]

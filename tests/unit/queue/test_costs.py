@@ -1,11 +1,10 @@
 """The cost of inputs, and the jobs that requests are split into by it."""
 
 import pytest
-from PIL import Image
 
 from stitchwork.queue.costs import COST_OF_IMAGE, MAX_JOB_COST, item_cost, split_by_cost
 from stitchwork.resources import Item, TextEncoder
-from tests.support.images import file, picture
+from tests.support.images import file, picture, png_with_header
 
 WORDS = TextEncoder(model="words", max_length=256)
 SMALL, LARGE = file(picture(224, 224)), file(picture(224, 224).resize((4_000, 3_000)), "JPEG")
@@ -21,7 +20,7 @@ def test_image_costs_by_its_pixels_and_not_by_its_bytes() -> None:
     assert item_cost(LARGE, None) - COST_OF_IMAGE == 1_200
     assert len(LARGE) < 20 * len(SMALL)
     assert item_cost(b"no image", None) > item_cost(LARGE, None), "its size is not known"
-    bomb = file(Image.new("1", (30_000, 30_000)))
+    bomb = png_with_header(30_000)
     assert item_cost(bomb, None) == COST_OF_IMAGE + 6_400, "it is refused, and not decoded"
 
 
