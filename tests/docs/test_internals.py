@@ -162,7 +162,7 @@ def test_fields_of_a_reply_are_listed() -> None:
     )
     fields = set[str]()
     for reply in replies:
-        fields |= set(json.loads(unpack_frames(reply.pack())[0]))
+        fields |= set(json.loads(bytes(unpack_frames(reply.pack())[0])))
     assert set(listed("queue.md", "Fields of a reply")) == fields
 
 

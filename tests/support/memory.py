@@ -18,6 +18,13 @@ def peak_resident(pid: int | None = None) -> int:
     return _bytes(pid, "VmHWM")
 
 
+def reset_peak(pid: int | None = None) -> None:
+    """Let the peak of a process begin anew, at what is resident now."""
+    path = Path(f"/proc/{pid or os.getpid()}/clear_refs")
+    if path.exists():
+        path.write_text("5")
+
+
 def private(pid: int | None = None) -> int:
     """Resident bytes of a process that are no pages of files."""
     return _bytes(pid, "RssAnon")

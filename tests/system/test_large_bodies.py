@@ -5,6 +5,7 @@ large enough that its parser or printer held the lock for seconds.
 """
 
 import io
+import json
 import socket
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from stitchwork.queue.worker_registry import WorkerStatus
 from tests.support import machine
 from tests.support.cluster import Cluster
 from tests.support.lock_watch import LockWatch
-from tests.support.memory import MB, peak_resident, resident
+from tests.support.memory import MB, peak_resident, reset_peak, resident
 from tests.support.processes import processes
 from tests.support.servers import VALKEY_9, server_binary
 from tests.support.waiting import wait_until
@@ -40,7 +41,10 @@ CALIBRATION_SECONDS: Final = 0.5
 WORKER_SECONDS: Final = 3600.0
 """Time without a heartbeat after which a worker counts as dead."""
 MAX_INFLIGHT: Final = 128 * 1024 * 1024
-MAX_QUEUE: Final = 48 * 1024 * 1024
+MAX_QUEUE: Final = 68 * 1024 * 1024
+"""One caller may fill seven eighths of it: it takes a text of 60 MB, and no file of 64 MB."""
+MAX_MEMORY: Final = MAX_INFLIGHT + 200 * MB
+"""Bound of what the process holds beside its resources."""
 FORM: Final = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\nx\r\n'
 PROBE: Final = """
 import socket, sys, time
@@ -55,7 +59,7 @@ while True:
 
 
 class Target(NamedTuple):
-    """A service with spaces x, wide and t, which has an encoder, and a head h of 1,000 labels.
+    """A service with spaces x, wide, t of texts and i of images, and a head h of 1,000 labels.
 
     Its one worker is alive and takes no jobs.
     """
@@ -95,10 +99,16 @@ def target() -> Iterator[Target]:
             rows = latent @ rng.standard_normal((16, width), np.float32)
             response = post(http, f"/spaces?id={name}&anchor_set=S", npy(rows), NPY)
             assert response.status_code == 201, response.text
-        encoder = {"kind": "transformers", "model": "/models/none"}
-        body = {"id": "t", "anchor_set": "T", "anchors": np.eye(4).tolist(), "encoder": encoder}
-        assert http.post("/spaces", json=body).status_code == 201
+        for name, encoder in (
+            ("t", {"kind": "transformers", "model": "/models/none"}),
+            ("i", {"kind": "timm", "model": "tf_efficientnet_lite0"}),
+        ):
+            anchors = np.eye(4).tolist()
+            body = {"id": name, "anchor_set": name, "anchors": anchors, "encoder": encoder}
+            assert http.post("/spaces", json=body).status_code == 201
         labels = [f"label {i}" for i in range(1000)]
+        head = {"space": "t", "weight": np.eye(2, 4).tolist(), "labels": ["a", "b"]}
+        assert http.put("/heads/h2", json=head).status_code == 201
         head = {"space": "x", "weight": np.eye(1000, 64).tolist(), "labels": labels}
         assert http.put("/heads/h", json=head).status_code == 201
         few = npy(np.ones((2, 64), np.float32))
@@ -163,10 +173,11 @@ def slowdowns() -> Iterator[list[float]]:
 @contextmanager
 def unharmed(target: Target) -> Iterator[None]:
     """A context of requests that must leave health checks, memory and the event loop alone."""
+    reset_peak(target.api)
     with slowdowns() as factors, target.lock.record() as holds, health_checks(target) as seconds:
         yield
     assert np.quantile(seconds, 0.99) < machine.deadline(MAX_HEALTH_SECONDS)
-    assert peak_resident(target.api) < target.base + MAX_INFLIGHT + 200 * MB
+    assert peak_resident(target.api) < target.base + MAX_MEMORY
     assert max(holds, default=0.0) < MAX_LOCK_SECONDS * max(factors), sorted(holds)[-9:]
 
 
@@ -250,7 +261,7 @@ def rows(count: int) -> bytes:
         pytest.param(
             "/embed/t",
             lambda: (
-                FORM[:-3] % (b"items", b'; filename="a"') + b"x" * 50_000_000 + b"\r\n--b--\r\n"
+                FORM[:-3] % (b"items", b'; filename="a"') + b"x" * 64_000_000 + b"\r\n--b--\r\n"
             ),
             "multipart/form-data; boundary=b",
             429,
@@ -304,6 +315,108 @@ def test_large_body_or_answer_leaves_health_memory_and_lock_alone(
         response = post(target.http, path, body, media)
     assert response.status_code == status, response.text[:500]
     assert message in response.text
+
+
+TEXT: Final = 60_000_000
+"""Bytes of an input that the process may hold twice."""
+IMAGE: Final = b"QUJD" * 16_000_000
+WIDE: Final = "\U0001f600".encode()
+"""One such character makes a `str` take four bytes for each of its characters."""
+
+
+def binary_tensor() -> bytes:
+    """A tensor of one text, after its description."""
+    data = len(WIDE_TEXT).to_bytes(4, "little") + WIDE_TEXT
+    spec = {"name": "items", "shape": [1], "datatype": "BYTES"}
+    head = {"inputs": [{**spec, "parameters": {"binary_data_size": len(data)}}]}
+    return json.dumps(head).encode().ljust(TENSOR_HEAD) + data
+
+
+TENSOR_HEAD: Final = 256
+WIDE_TEXT: Final = WIDE + b"a" * (TEXT - len(WIDE))
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "headers"),
+    [
+        pytest.param(
+            "/embed/t",
+            lambda: b'{"items": ["%s"]}' % (b"a" * TEXT),
+            {},
+            id="a text",
+        ),
+        pytest.param(
+            "/embed/t",
+            lambda: b'{"items": ["%s"]}' % WIDE_TEXT,
+            {},
+            id="a text with a rare character",
+        ),
+        pytest.param(
+            "/stitch/t/h2",
+            lambda: b'{"items": [%s]}' % b",".join([b'"%s%s"' % (WIDE, b"a" * 29_000)] * 2_048),
+            {},
+            id="texts with a rare character",
+        ),
+        pytest.param(
+            "/embed/i",
+            lambda: b'{"items": ["%s"]}' % IMAGE,
+            {},
+            id="an image",
+        ),
+        pytest.param(
+            "/embed/t",
+            lambda: FORM[:-3] % (b"items", b'; filename="a"') + WIDE_TEXT + b"\r\n--b--\r\n",
+            {"Content-Type": "multipart/form-data; boundary=b"},
+            id="a file of a form",
+        ),
+        pytest.param(
+            "/v1/embeddings",
+            lambda: b'{"model": "t", "input": "%s"}' % WIDE_TEXT,
+            {},
+            id="a text for OpenAI",
+        ),
+        pytest.param(
+            "/v1/embeddings",
+            lambda: b'{"model": "i", "input": "data:image/png;base64,%s"}' % IMAGE,
+            {},
+            id="an image as data URI for OpenAI",
+        ),
+        pytest.param(
+            "/tei/t/embed",
+            lambda: b'{"inputs": "%s"}' % WIDE_TEXT,
+            {},
+            id="a text for TEI",
+        ),
+        pytest.param(
+            "/v2/models/embed:t/infer",
+            lambda: (
+                b'{"inputs": [{"name": "items", "shape": [1], "datatype": "BYTES", "data": '
+                b'["%s"]}]}' % WIDE_TEXT
+            ),
+            {},
+            id="a text for KServe",
+        ),
+        pytest.param(
+            "/v2/models/embed:t/infer",
+            binary_tensor,
+            {
+                "Content-Type": "application/octet-stream",
+                "Inference-Header-Content-Length": str(TENSOR_HEAD),
+            },
+            id="bytes of a text for KServe",
+        ),
+    ],
+)
+def test_large_input_that_is_queued_leaves_health_memory_and_lock_alone(
+    target: Target, path: str, content: Callable[[], bytes], headers: dict[str, str]
+) -> None:
+    body, timeout = content(), str(machine.deadline(3))
+    headers = {"Content-Type": JSON, "X-Request-Timeout": timeout, **headers}
+    with unharmed(target):
+        response = target.http.post(path, content=body, headers=headers)
+    assert response.status_code == 504, response.text[:500]
+    assert "no worker answered" in response.text
+    wait_until("memory is returned", lambda: resident(target.api) < 1.1 * target.base)
 
 
 def test_many_large_bodies_at_once_leave_health_memory_and_lock_alone(

@@ -17,16 +17,22 @@ from stitchwork.errors import InvalidInputError
 from stitchwork.inference.model_paths import hide_model_path
 from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
-from stitchwork.resources import TextEncoder
+from stitchwork.resources import Input, LongText, TextEncoder
 from stitchwork.resources.prompts import select_prompt
 
 MESSAGE: Final = "expected a text that is not empty"
 ITEMS: Final = "/items/"
 
 
-def present_indices(texts: Sequence[str | bytes]) -> list[int]:
+def present_indices(texts: Sequence[Input]) -> list[int]:
     """The indices of the texts that are not blank."""
-    return [i for i, text in enumerate(texts) if not isinstance(text, str) or text.strip()]
+    return [i for i, text in enumerate(texts) if not _is_blank(text)]
+
+
+def _is_blank(text: Input) -> bool:
+    if isinstance(text, LongText):
+        return text.is_blank
+    return isinstance(text, str) and not text.strip()
 
 
 @contextmanager
@@ -72,7 +78,7 @@ async def infer_present(
     request: Request,
     state: AppState,
     resolution: Resolution,
-    items: list[str | bytes],
+    items: Sequence[Input],
     *,
     skips_blank: bool,
     **options: Any,

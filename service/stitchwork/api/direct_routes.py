@@ -4,7 +4,8 @@ FastAPI documents them as any other route. Each is called with its request and p
 reads and validates its own body.
 """
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import Request
@@ -49,6 +50,16 @@ def reserve(request: Request, count: int) -> None:
     """
     if isinstance(request, DirectRequest):
         request.reserve(count)
+
+
+@contextmanager
+def reserved(request: Request, count: int) -> Iterator[None]:
+    """A context that needs so many bytes; raises what `reserve` raises."""
+    reserve(request, count)
+    try:
+        yield
+    finally:
+        reserve(request, -count)
 
 
 class DirectRoute(APIRoute):

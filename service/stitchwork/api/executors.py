@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from stitchwork.background import STALLED_SECONDS
 from stitchwork.errors import DeadlineExceededError, QueueFullError
@@ -111,7 +111,7 @@ class BoundedExecutor:
         future.add_done_callback(self._end)
         try:
             # Cancels a task that no thread has begun; one that runs counts until it is done.
-            return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+            return _take(await asyncio.wait_for(asyncio.wrap_future(future), seconds))
         except asyncio.CancelledError:
             abandon()
             raise
@@ -134,20 +134,22 @@ class BoundedExecutor:
         """
         if values <= INLINE_VALUES:
             return function()
-        return await asyncio.wrap_future(self._submit(function))
+        return _take(await asyncio.wrap_future(self._submit(function)))
 
     def close(self) -> None:
         """Cancel the tasks that wait for a thread, and accept no more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _submit(self, function: Callable[[], T]) -> Future[T]:
+    def _submit(self, function: Callable[[], T]) -> "Future[_Outcome[T]]":
         # In the context of the request, so that logs and traces of the work belong to it.
         return self._pool.submit(copy_context().run, self._call, function)
 
-    def _call(self, function: Callable[[], T]) -> T:
+    def _call(self, function: Callable[[], T]) -> "_Outcome[T]":
         self._count_running(1)
         try:
-            return function()
+            return [(function(), None)]
+        except Exception as error:  # noqa: BLE001 the caller raises it
+            return [(None, error)]
         finally:
             self._count_running(-1)
 
@@ -159,6 +161,24 @@ class BoundedExecutor:
     def _end(self, _: Future[Any]) -> None:
         with self._guard:
             self._tasks -= 1
+
+
+_Outcome: TypeAlias = list[tuple[T, None] | tuple[None, Exception]]
+"""What a task returned or raised, to be taken out of its future.
+
+A future that an event loop has waited for is in a reference cycle, and what it has would stay in
+memory until the garbage collector comes.
+"""
+
+
+def _take(outcome: "_Outcome[T]") -> T:
+    result, error = outcome.pop()
+    if error is None:
+        return cast(T, result)
+    try:
+        raise error
+    finally:
+        del error
 
 
 class ProcessExecutor:

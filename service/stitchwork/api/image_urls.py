@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from stitchwork.api.content.validation import check_count
 from stitchwork.errors import ErrorCode, InputTooLargeError, InvalidInputError, QueueFullError
-from stitchwork.resources import Modality
+from stitchwork.resources import Input, Modality
 
 if TYPE_CHECKING:
     from httpcore import AsyncConnectionPool
@@ -95,8 +95,8 @@ class ImageFetcher:
 
     @asynccontextmanager
     async def by_value(
-        self, items: list[str | bytes], modality: Modality
-    ) -> AsyncGenerator[list[str | bytes], None]:
+        self, items: Sequence[Input], modality: Modality
+    ) -> AsyncGenerator[Sequence[Input], None]:
         """A context with the inputs, each URL replaced by the image that it names.
 
         Inputs of other modalities are returned unchanged, even if they look like URLs.

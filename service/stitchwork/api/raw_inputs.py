@@ -1,6 +1,7 @@
 """Raw inputs of a request: fetched by URL, decoded, and passed to the pipeline."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -17,7 +18,7 @@ from stitchwork.inference.model_paths import hide_model_path
 from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue.costs import input_amounts
-from stitchwork.resources import Item
+from stitchwork.resources import Input, LongText, Modality
 
 BYTES_PER_VALUE: Final = 4
 """Bytes of base64 that are decoded in the time of arithmetic on one number, roughly."""
@@ -48,7 +49,7 @@ def check_truncate(resolution: Resolution, truncate: bool | None) -> None:
         )
 
 
-async def charge(state: AppState, items: Sequence[Item], blank: int = 0) -> None:
+async def charge(state: AppState, items: Sequence[Input], blank: int = 0) -> None:
     """Charge inputs to the rates of the request's key.
 
     Args:
@@ -68,7 +69,7 @@ async def charge(state: AppState, items: Sequence[Item], blank: int = 0) -> None
 async def infer_items(
     state: AppState,
     resolution: Resolution,
-    items: list[str | bytes],
+    items: Sequence[Input],
     *,
     truncate: bool | None,
     input_type: str | None = None,
@@ -104,11 +105,18 @@ async def infer_items(
             )
 
 
+def _copy_bytes(item: Input, modality: Modality) -> int:
+    """The memory that a raw input takes besides its bytes, for which those of the body count."""
+    if isinstance(item, str):
+        return sys.getsizeof(item)
+    return len(item) if isinstance(item, LongText) and modality == "image" else 0
+
+
 async def infer_while_connected(
     request: Request,
     state: AppState,
     resolution: Resolution,
-    items: list[str | bytes],
+    items: Sequence[Input],
     *,
     truncate: bool | None,
     input_type: str | None = None,
@@ -131,8 +139,9 @@ async def infer_while_connected(
         ClientDisconnectedError: If the client disconnects first.
         QueueFullError: If there is no room for the inputs and their result.
     """
-    size = sum(map(len, items)) + FLOAT32_BYTES * len(items) * result_width(resolution)
-    reserve(request, size)
+    modality = encoder_of(resolution.source).modality
+    size = sum(_copy_bytes(item, modality) for item in items)
+    reserve(request, size + FLOAT32_BYTES * len(items) * result_width(resolution))
     inference = infer_items(
         state,
         resolution,

@@ -13,7 +13,7 @@ from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue.costs import split_by_cost
 from stitchwork.queue.messages import Job
 from stitchwork.queue.producer import Producer
-from stitchwork.resources import Item, Space
+from stitchwork.resources import Input, Space
 
 MAX_JOBS: Final = 1024
 
@@ -22,7 +22,7 @@ async def embed(
     producer: Producer,
     jobs: "JobCache",
     resolution: Resolution,
-    items: Sequence[Item],
+    items: Sequence[Input],
     *,
     truncate: bool | None,
     input_type: str | None,

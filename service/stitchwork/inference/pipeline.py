@@ -24,7 +24,7 @@ from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.queue.messages import Task
 from stitchwork.queue.producer import Producer
 from stitchwork.registry.registry import Registry
-from stitchwork.resources import Floats, Item
+from stitchwork.resources import Floats, Input
 from stitchwork.telemetry import Telemetry
 
 SLICE_ROWS: Final = 1024
@@ -174,7 +174,7 @@ class Pipeline:
     async def infer_items(
         self,
         resolution: Resolution,
-        items: Sequence[Item],
+        items: Sequence[Input],
         *,
         truncate: bool | None,
         input_type: str | None = None,
@@ -207,7 +207,7 @@ class Pipeline:
     async def run_tokenizer(
         self,
         resolution: Resolution,
-        items: Sequence[Item],
+        items: Sequence[Input],
         *,
         task: Task,
         special_tokens: bool,

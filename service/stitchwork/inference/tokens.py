@@ -8,7 +8,7 @@ from stitchwork.inference.resolve import encoder_of
 from stitchwork.queue.costs import split_items
 from stitchwork.queue.messages import Job, Task
 from stitchwork.queue.producer import Producer
-from stitchwork.resources import Item, Space
+from stitchwork.resources import Input, Space
 
 MAX_JOB_BYTES: Final = 1 << 17
 """Bytes of texts in a job of several: its reply may have sixty times as many."""
@@ -17,7 +17,7 @@ MAX_JOB_BYTES: Final = 1 << 17
 async def run_tokenizer(
     producer: Producer,
     space: Space,
-    items: Sequence[Item],
+    items: Sequence[Input],
     *,
     task: Task,
     special_tokens: bool,

@@ -35,7 +35,7 @@ def main(connection: socket.socket, max_bytes: int, niceness: int) -> None:
     os.nice(niceness)
     # At first this is the parent's own peak, on Linux.
     retained = max(MAX_RETAINED_BYTES, _peak_bytes())
-    calls: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
+    calls: queue.SimpleQueue[list[memoryview]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, calls), daemon=True).start()
     while True:
         transport.send(connection, _compute(calls.get()))
@@ -47,7 +47,7 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RUSAGE_UNIT
 
 
-def _receive(connection: socket.socket, calls: "queue.SimpleQueue[list[bytes]]") -> None:
+def _receive(connection: socket.socket, calls: "queue.SimpleQueue[list[memoryview]]") -> None:
     """Receive calls; also during a call, so that the end of the parent ends it."""
     while True:
         try:
@@ -56,7 +56,7 @@ def _receive(connection: socket.socket, calls: "queue.SimpleQueue[list[bytes]]")
             os._exit(0)
 
 
-def _compute(call: list[bytes]) -> list[transport.Part]:
+def _compute(call: list[memoryview]) -> list[transport.Part]:
     """The result of a call, or the error that it raised, as a message."""
     result: tuple[bool, Any]
     try:

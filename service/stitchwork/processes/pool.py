@@ -121,9 +121,13 @@ class ProcessPool:
         if succeeded:
             value: T = result
             return value
-        if isinstance(result, MemoryError):
-            raise ProcessDiedError(f"{function.__name__} needs more memory") from result
-        raise result
+        try:
+            if isinstance(result, MemoryError):
+                raise ProcessDiedError(f"{function.__name__} needs more memory") from result
+            raise result
+        finally:
+            # An error has this frame, and with it the arguments: they would wait for the collector.
+            del request, result
 
     def close(self) -> None:
         """End all processes and accept no more calls."""

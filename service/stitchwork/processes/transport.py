@@ -10,10 +10,13 @@ import pickle
 import socket
 import struct
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Final, TypeAlias
 
-LONG_VALUE: Final = 64 * 1024
+LONG_VALUE: Final = 4096
 """Length of a text or a byte string from which it travels beside the pickle."""
+SENT_BYTES: Final = 64 * 1024
+"""Size from which a part is sent by itself, not copied."""
 LIST_SLICE: Final = 4096
 """Elements of a list that are read in one call."""
 _COUNT: Final = struct.Struct("<Q")
@@ -31,7 +34,10 @@ def pack(value: Any) -> list[Part]:
 
 
 def unpack(parts: Sequence[Part]) -> Any:
-    """The value of a message that `pack` made; its arrays are read-only."""
+    """The value of a message that `pack` made; its arrays and long byte strings share its memory.
+
+    A long byte string is a `memoryview`, and nothing can be written to.
+    """
     return _unpack_stream(pickle.loads(parts[0]), parts)  # noqa: S301 of this program's processes
 
 
@@ -45,7 +51,7 @@ def send(connection: socket.socket, parts: Sequence[Part]) -> None:
     connection.sendall(b"".join(_COUNT.pack(number) for number in (len(parts), *sizes)))
     small = bytearray()
     for part in parts:
-        if len(part) < LONG_VALUE:
+        if len(part) < SENT_BYTES:
             small += part
             continue
         connection.sendall(small)
@@ -54,8 +60,8 @@ def send(connection: socket.socket, parts: Sequence[Part]) -> None:
     connection.sendall(small)
 
 
-def receive(connection: socket.socket) -> list[bytes]:
-    """Receive a message.
+def receive(connection: socket.socket) -> list[memoryview]:
+    """Receive a message, into one piece of memory that goes when the last part does.
 
     Raises:
         EOFError: If the other process has ended.
@@ -63,20 +69,18 @@ def receive(connection: socket.socket) -> list[bytes]:
     """
     (count,) = _COUNT.unpack(_receive_bytes(connection, _COUNT.size))
     sizes = struct.unpack(f"<{count}Q", _receive_bytes(connection, count * _COUNT.size))
-    return [_receive_bytes(connection, size) for size in sizes]
+    data = _receive_bytes(connection, sum(sizes))
+    return [data[stop - size : stop] for size, stop in zip(sizes, accumulate(sizes), strict=True)]
 
 
-def _receive_bytes(connection: socket.socket, size: int) -> bytes:
-    data = connection.recv(size, socket.MSG_WAITALL) if size else b""
-    if len(data) == size:
-        return data
-    # Cut by a signal.
-    parts = [data]
-    while size > sum(map(len, parts)):
-        if not parts[-1]:
+def _receive_bytes(connection: socket.socket, size: int) -> memoryview:
+    data, position = memoryview(bytearray(size)), 0
+    while position < size:
+        received = connection.recv_into(data[position:], 0, socket.MSG_WAITALL)
+        if not received:
             raise EOFError("the other process has ended")
-        parts.append(connection.recv(size - sum(map(len, parts)), socket.MSG_WAITALL))
-    return b"".join(parts)
+        position += received
+    return data.toreadonly()
 
 
 def _pack_stream(value: Any, parts: list[Part]) -> _Stream:
@@ -131,4 +135,4 @@ class _Unpacker(pickle.Unpickler):
         if kind is list:
             return [one for stream in content for one in _unpack_stream(stream, self._parts)]
         data = self._parts[content]
-        return str(data, "utf-8", "surrogatepass") if kind is str else bytes(data)
+        return str(data, "utf-8", "surrogatepass") if kind is str else memoryview(data)

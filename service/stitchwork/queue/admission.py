@@ -9,6 +9,7 @@ from stitchwork.queue.callers import NOBODY, CallerQuota
 from stitchwork.queue.costs import MAX_SMALL_COST
 from stitchwork.queue.keys import ShardKeys, class_of_stream, encoder_of_stream, stream_name
 from stitchwork.queue.requirements import ModelRequirement
+from stitchwork.redis.commands import Buffers
 
 MAX_INLINE_BYTES: Final = 32 * 1024
 """Size of a job above which its entry in the stream has the name of a key in its place."""
@@ -52,7 +53,7 @@ class Part(NamedTuple):
     """
 
     id: str
-    data: bytes | memoryview
+    data: bytes | Buffers
     items: int
     cost: int
 

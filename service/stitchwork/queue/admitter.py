@@ -119,6 +119,21 @@ class Admitter:
         self._cancellations.add(reply)
         reply.add_done_callback(self._count_cancelled)
 
+    async def finish_transfer(self, request: PendingRequest) -> None:
+        """Wait until the bytes of a large request are at the server; at its deadline, drop them.
+
+        Meanwhile they are in the memory of this process, whether or not somebody waits.
+        """
+        transfer = request.transfer
+        if transfer is None or transfer.done():
+            return
+        try:
+            remaining = request.deadline - asyncio.get_running_loop().time()
+            await asyncio.wait([transfer], timeout=max(0.0, remaining))
+        finally:
+            if not transfer.done():
+                self._bulk_client.discard(transfer)
+
     async def close(self) -> None:
         """Wait until the cancellations that were sent are done."""
         if self._cancellations:
@@ -201,6 +216,8 @@ class Admitter:
         commands.append(script_command(admission_scripts.ADMIT, keys, *arguments))
         is_large = sum(map(_size_of, requests)) > MAX_SCRIPT_BYTES
         reply = (self._bulk_client if is_large else self._client).send(*commands)
+        if is_large:
+            first.transfer = reply
         reply.add_done_callback(partial(self._settle, requests, limits, creations))
 
     def _settle(

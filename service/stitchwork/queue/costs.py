@@ -4,7 +4,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Final
 
 from stitchwork.queue.image_headers import image_pixels
-from stitchwork.resources import EncoderSpec, Item, TextEncoder, TokenIds
+from stitchwork.resources import EncoderSpec, Input, LongText, TextEncoder, TokenIds
 
 CHARACTERS_PER_TOKEN: Final = 4
 MAX_TOKENS: Final = 512
@@ -26,7 +26,7 @@ MAX_SMALL_COST: Final = 1_024
 in the queue."""
 
 
-def item_cost(item: Item, encoder: EncoderSpec | None) -> int:
+def item_cost(item: Input, encoder: EncoderSpec | None) -> int:
     """About how much work an input is.
 
     A text costs as many units as it has tokens of those that the model takes, and a few more. An
@@ -35,21 +35,22 @@ def item_cost(item: Item, encoder: EncoderSpec | None) -> int:
     """
     if isinstance(item, TokenIds):
         return COST_OF_TEXT + len(item.ids)
-    if isinstance(item, str):
+    if isinstance(item, str | LongText):
         max_tokens = encoder.max_length if isinstance(encoder, TextEncoder) else None
-        tokens = min(max_tokens or MAX_TOKENS, len(item) // CHARACTERS_PER_TOKEN)
-        return COST_OF_TEXT + tokens + len(item) // CHARACTERS_PER_UNIT
+        characters = _character_count(item)
+        tokens = min(max_tokens or MAX_TOKENS, characters // CHARACTERS_PER_TOKEN)
+        return COST_OF_TEXT + tokens + characters // CHARACTERS_PER_UNIT
     # What has more is refused by its header.
     pixels = min(image_pixels(item) or UNKNOWN_PIXELS, MAX_PIXELS)
     return COST_OF_IMAGE + pixels // PIXELS_PER_UNIT
 
 
 def split_by_cost(
-    items: Sequence[Item],
+    items: Sequence[Input],
     encoder: EncoderSpec | None,
     max_items: int,
     max_cost: float = MAX_JOB_COST,
-) -> Iterator[tuple[Sequence[Item], int]]:
+) -> Iterator[tuple[Sequence[Input], int]]:
     """Inputs in order, in parts for one job each, with the costs of these.
 
     Args:
@@ -66,8 +67,8 @@ def split_by_cost(
 
 
 def split_items(
-    items: Sequence[Item], cost_of: Callable[[Item], int], max_items: int, limit: float
-) -> Iterator[tuple[Sequence[Item], int]]:
+    items: Sequence[Input], cost_of: Callable[[Input], int], max_items: int, limit: float
+) -> Iterator[tuple[Sequence[Input], int]]:
     """Inputs in order, in parts for one job each, with the costs of these.
 
     Args:
@@ -90,19 +91,25 @@ def split_items(
         yield items[start:], cost
 
 
-def input_amounts(items: Sequence[Item], units: Container[str]) -> dict[str, int]:
+def input_amounts(items: Sequence[Input], units: Container[str]) -> dict[str, int]:
     """What inputs use of rates of these units: items, tokens or pixels."""
     amounts = {"items": len(items)}
     if "tokens" in units:
         amounts["tokens"] = sum(map(_token_count, items))
     if "pixels" in units:
-        images = (item for item in items if not isinstance(item, str | TokenIds))
+        images = (item for item in items if not isinstance(item, str | TokenIds | LongText))
         amounts["pixels"] = sum(image_pixels(image) or UNKNOWN_PIXELS for image in images)
     return amounts
 
 
-def _token_count(item: Item) -> int:
+def _character_count(text: str | LongText) -> int:
+    return text.characters if isinstance(text, LongText) else len(text)
+
+
+def _token_count(item: Input) -> int:
     """About how many tokens an input has."""
     if isinstance(item, TokenIds):
         return len(item.ids)
-    return len(item) // CHARACTERS_PER_TOKEN + 1 if isinstance(item, str) else 0
+    if isinstance(item, str | LongText):
+        return _character_count(item) // CHARACTERS_PER_TOKEN + 1
+    return 0

@@ -23,7 +23,7 @@ TIFF_SIZES: Final = {256: 0, 257: 1, 322: 0, 323: 1}
 """Tags of a TIFF file with the width and height of the image or of a tile."""
 
 
-def image_pixels(data: bytes) -> int | None:
+def image_pixels(data: bytes | memoryview) -> int | None:
     """The number of pixels of an image file.
 
     Args:
@@ -42,23 +42,23 @@ def image_pixels(data: bytes) -> int | None:
     return None
 
 
-def _png(data: bytes) -> tuple[int, int]:
+def _png(data: bytes | memoryview) -> tuple[int, int]:
     width, height = struct.unpack_from(">II", data, 16)
     return width, height
 
 
-def _gif(data: bytes) -> tuple[int, int]:
+def _gif(data: bytes | memoryview) -> tuple[int, int]:
     width, height = struct.unpack_from("<HH", data, 6)
     return width, height
 
 
-def _bmp(data: bytes) -> tuple[int, int]:
+def _bmp(data: bytes | memoryview) -> tuple[int, int]:
     (header,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
     return abs(width), abs(height)
 
 
-def _webp(data: bytes) -> tuple[int, int]:
+def _webp(data: bytes | memoryview) -> tuple[int, int]:
     kind = data[12:16]
     if kind == b"VP8X":
         return _uint24(data, 24) + 1, _uint24(data, 27) + 1
@@ -69,7 +69,7 @@ def _webp(data: bytes) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _jpeg(data: bytes) -> tuple[int, int]:
+def _jpeg(data: bytes | memoryview) -> tuple[int, int]:
     position = 2
     for _ in range(MAX_SEGMENTS):
         match = MARKER.match(data, position)
@@ -84,8 +84,8 @@ def _jpeg(data: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-def _tiff(data: bytes) -> tuple[int, int]:
-    order = "<" if data.startswith(b"II") else ">"
+def _tiff(data: bytes | memoryview) -> tuple[int, int]:
+    order = "<" if bytes(data[:2]) == b"II" else ">"
     (start,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, start)
     sides = [0, 0]
@@ -99,10 +99,11 @@ def _tiff(data: bytes) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _heif(data: bytes) -> tuple[int, int]:
+def _heif(data: bytes | memoryview) -> tuple[int, int]:
     largest, position = (0, 0), 0
+    data = bytes(data[:HEADER_BYTES])
     for _ in range(MAX_BOXES):
-        position = data.find(b"ispe", position, HEADER_BYTES)
+        position = data.find(b"ispe", position)
         if position < 0:
             break
         width, height = struct.unpack_from(">II", data, position + 8)
@@ -111,11 +112,11 @@ def _heif(data: bytes) -> tuple[int, int]:
     return largest
 
 
-def _uint24(data: bytes, position: int) -> int:
+def _uint24(data: bytes | memoryview, position: int) -> int:
     return data[position] | data[position + 1] << 8 | data[position + 2] << 16
 
 
-_READERS: Final[dict[re.Pattern[bytes], Callable[[bytes], tuple[int, int]]]] = {
+_READERS: Final[dict[re.Pattern[bytes], Callable[[bytes | memoryview], tuple[int, int]]]] = {
     re.compile(rb"\xff\xd8"): _jpeg,
     re.compile(rb"\x89PNG\r\n\x1a\n"): _png,
     re.compile(rb"RIFF....WEBP", re.DOTALL): _webp,

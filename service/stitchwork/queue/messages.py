@@ -21,6 +21,7 @@ from stitchwork.errors import (
     StitchworkError,
 )
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
+from stitchwork.redis.commands import LARGE_WORD, Buffers
 from stitchwork.redis.serialization import (
     is_frames,
     pack_frames,
@@ -32,12 +33,14 @@ from stitchwork.resources import (
     EncoderSpec,
     Floats,
     Head,
+    Input,
     Item,
     Record,
     Registration,
     Space,
     TokenIds,
     encoder_key,
+    item_bytes,
 )
 from stitchwork.telemetry import Caller
 
@@ -112,7 +115,7 @@ class Job(Record):
         """The fields that it shares with other jobs, as JSON."""
         return orjson.dumps(self.model_dump(mode="json", exclude=set(_OWN_FIELDS)))
 
-    def pack(self, items: Sequence[Item] = ()) -> bytes:
+    def pack(self, items: Sequence[Input] = ()) -> bytes:
         """The job and its inputs as bytes."""
         own = self.id, self.reply_to, self.request_id, self.traceparent
         return bytes(pack_job(self, items, *own))
@@ -191,12 +194,12 @@ def registration_job(registration: Registration) -> Job:
 
 def pack_job(
     job: Job,
-    items: Sequence[Item],
+    items: Sequence[Input],
     id_: str,
     reply_to: str | None = None,
     request_id: str | None = None,
     traceparent: str | None = None,
-) -> bytes | memoryview:
+) -> bytes | Buffers:
     """A job and its inputs as bytes, with other values of the fields that jobs do not share.
 
     Args:
@@ -210,9 +213,10 @@ def pack_job(
     header = {"format": FORMAT, "id": id_, "reply_to": reply_to, "request_id": request_id}
     if traceparent is not None:
         header["traceparent"] = traceparent
-    parts = [_pack_item(item) for item in items]
-    pack_all = pack_large_frames if sum(map(len, parts)) >= LARGE_BYTES else pack_frames
-    return pack_all((orjson.dumps(header), job.shared_part, *parts))
+    frames = (orjson.dumps(header), job.shared_part, *map(_pack_item, items))
+    if sum(map(len, frames)) >= LARGE_WORD:
+        return pack_large_frames(frames)
+    return pack_frames(frames)
 
 
 def unpack_job(data: bytes) -> tuple[Job, list[Item]]:
@@ -227,26 +231,24 @@ def unpack_job(data: bytes) -> tuple[Job, list[Item]]:
         number = _format_of(header)
         if number != FORMAT:
             raise IncompatibleFormatError(_mismatch("job", number))
-        shared = _parse_shared_part(frames[0])
+        shared = _parse_shared_part(bytes(frames[0]))
         own = {name: header.get(name) for name in _OWN_FIELDS}
         if not (isinstance(own["id"], str) and _are_texts(own.values())):
             raise ValueError("expected texts")
         job = shared.model_copy(update=own)
         if job.encoder is not None and job.encoder.modality == "text":
             return job, [_unpack_text(part) for part in frames[1:]]
-        return job, list(frames[1:])
+        return job, [bytes(part) for part in frames[1:]]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise CorruptDataError("the bytes have a valid checksum but are not a job") from error
 
 
-def _pack_item(item: Item) -> bytes:
-    if isinstance(item, str):
-        return item.encode()
-    return TOKENS + item if isinstance(item, TokenIds) else item
+def _pack_item(item: Input) -> bytes | memoryview:
+    return TOKENS + item if isinstance(item, TokenIds) else item_bytes(item)
 
 
-def _unpack_text(part: bytes) -> Item:
-    return TokenIds(part[1:]) if part.startswith(TOKENS) else part.decode()
+def _unpack_text(part: memoryview) -> Item:
+    return TokenIds(part[1:]) if bytes(part[:1]) == TOKENS else str(part, "utf-8")
 
 
 def unpack_address(data: bytes) -> tuple[str, str] | None:
@@ -278,7 +280,7 @@ def unpack_reply(data: bytes) -> Reply:
             return Reply(job, error=_unpack_error(header["error"]))
         if "shape" not in header:
             (content,) = frames
-            return Reply(job, content=content)
+            return Reply(job, content=bytes(content))
         rows, defined, covered, lengths = frames
         count, width = header["shape"]
         return Reply(
@@ -295,7 +297,7 @@ def unpack_reply(data: bytes) -> Reply:
         raise CorruptDataError("the bytes have a valid checksum but are not a reply") from error
 
 
-def _open(data: bytes) -> tuple[Any, list[bytes]]:
+def _open(data: bytes) -> tuple[Any, list[memoryview]]:
     """The header of a message of any format, and its other frames; those of format 2 have none.
 
     Raises:
@@ -303,7 +305,7 @@ def _open(data: bytes) -> tuple[Any, list[bytes]]:
     """
     if not is_frames(data):
         return unpack(data)[1], []
-    header, *frames = unpack_frames(data) or [b""]
+    header, *frames = unpack_frames(data) or [memoryview(b"")]
     try:
         return orjson.loads(header), frames
     except orjson.JSONDecodeError as error:

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from stitchwork.errors import DeadlineExceededError, InvalidInputError, StitchworkError
 from stitchwork.queue.admission import Parts
 from stitchwork.queue.messages import Reply
 from stitchwork.queue.requirements import ModelRequirement
-from stitchwork.resources import Item
+from stitchwork.resources import Input
 
 ITEMS_POINTER: Final = "/items/"
 
@@ -39,9 +39,12 @@ class PendingRequest:
         entries: Ids of the entries of its jobs, once they are admitted.
         replies: The replies that have come.
         missing: Number of jobs without a reply.
+        deadline: When its callers stop waiting, by the event loop's clock.
+        transfer: The call that takes its jobs to the server, if they are large.
     """
 
     __slots__ = (
+        "deadline",
         "encoder",
         "entries",
         "future",
@@ -50,6 +53,7 @@ class PendingRequest:
         "replies",
         "requirement",
         "stream",
+        "transfer",
     )
 
     def __init__(self, parts: Parts, encoder: str, requirement: ModelRequirement) -> None:
@@ -57,7 +61,10 @@ class PendingRequest:
         self.encoder = encoder
         self.stream = ""
         self.requirement = requirement
-        self.future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[list[Reply]] = loop.create_future()
+        self.deadline = loop.time() + parts.timeout_ms / 1000
+        self.transfer: asyncio.Future[list[Any]] | None = None
         self.entries: list[str] = []
         self.replies: list[Reply | None] = [None] * len(parts.parts)
         self.missing = len(parts.parts)
@@ -94,7 +101,7 @@ class PendingRequest:
         return [(entry, part.payload) for entry, part, reply in rows if reply is None]
 
 
-def shift_pointer(failure: PartError, parts: Sequence[Sequence[Item]]) -> StitchworkError:
+def shift_pointer(failure: PartError, parts: Sequence[Sequence[Input]]) -> StitchworkError:
     """The error of a job, with the index in its pointer counted in the whole request."""
     error = failure.error
     if isinstance(error, InvalidInputError) and (error.pointer or "").startswith(ITEMS_POINTER):

@@ -13,7 +13,7 @@ from stitchwork.queue.shard_producer import ProducerLimits, ShardProducer
 from stitchwork.queue.shards import QueueShard, shard_of
 from stitchwork.queue.unserved_requests import RESTART_SECONDS
 from stitchwork.queue.worker_registry import WorkerStatus
-from stitchwork.resources import EncoderSpec, Item, Registration, encoder_key
+from stitchwork.resources import EncoderSpec, Input, Registration, encoder_key
 from stitchwork.telemetry import Metrics
 
 FULL_SECONDS: Final = 0.1
@@ -100,13 +100,13 @@ class Producer:
         """Stop reading; callers that still wait get an error."""
         await asyncio.gather(*(producer.stop() for producer in self._producers))
 
-    async def run(self, job: Job, items: Sequence[Item], seconds: float) -> Reply:
+    async def run(self, job: Job, items: Sequence[Input], seconds: float) -> Reply:
         """Have a worker do a job, and wait for its reply; see `ShardProducer.run_all`."""
         (reply,) = await self.run_all(job, (items,), seconds)
         return reply
 
     async def run_all(
-        self, job: Job, parts: Sequence[Sequence[Item]], seconds: float
+        self, job: Job, parts: Sequence[Sequence[Input]], seconds: float
     ) -> list[Reply]:
         """Have workers do a request of one or more jobs; see `ShardProducer.run_all`."""
         return await self._producer_of(job.stream).run_all(job, parts, seconds)

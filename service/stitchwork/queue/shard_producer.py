@@ -7,7 +7,6 @@ packet, and one call that blocks there brings all replies.
 import asyncio
 import logging
 from collections.abc import Sequence
-from functools import partial
 from itertools import count
 from typing import Final, NamedTuple
 
@@ -36,7 +35,7 @@ from stitchwork.queue.unserved_requests import UnservedRequests
 from stitchwork.queue.upkeep import remove_expired
 from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.redis.async_client import AsyncRedisClient
-from stitchwork.resources import EncoderSpec, Item, encoder_key
+from stitchwork.resources import EncoderSpec, Input, encoder_key
 from stitchwork.telemetry import Metrics
 from stitchwork.telemetry.request_context import CALLERS
 
@@ -150,7 +149,7 @@ class ShardProducer:
         await self._client.close()
 
     async def run_all(
-        self, job: Job, parts: Sequence[Sequence[Item]], seconds: float
+        self, job: Job, parts: Sequence[Sequence[Input]], seconds: float
     ) -> list[Reply]:
         """Have workers do a request of one or more jobs, and wait for all replies.
 
@@ -183,6 +182,8 @@ class ShardProducer:
         timer = loop.call_later(seconds, request.expire, seconds)
         try:
             replies = await request.future
+            self._full.discard(request)
+            return replies
         except PartError as failure:
             raise shift_pointer(failure, parts) from failure
         except QueueUnavailableError:
@@ -194,8 +195,9 @@ class ShardProducer:
             for part in request.parts.parts:
                 self._waiting.pop(part.id, None)
             self._admitter.cancel(request)
-        self._full.discard(request)
-        return replies
+            await self._admitter.finish_transfer(request)
+            # Its error has this frame, and with it all inputs: they would wait for the collector.
+            del request, timer
 
     def check_room(self, encoder: EncoderSpec) -> None:
         """Raise, before inputs are read, if the queue was full for this caller a moment ago.
@@ -255,25 +257,27 @@ class ShardProducer:
         self.known_workers = worker_registry.parse_statuses(reply)
 
     async def _make_request(
-        self, job: Job, parts: Sequence[Sequence[Item]], seconds: float
+        self, job: Job, parts: Sequence[Sequence[Input]], seconds: float
     ) -> PendingRequest:
         size = sum(len(item) for items in parts for item in items)
-        pack = partial(self._pack, job, parts)
-        packed = pack() if size < LARGE_BYTES else await asyncio.to_thread(pack)
+        packed = list[Part]()
+        if size < LARGE_BYTES:
+            self._pack(job, parts, packed)
+        else:
+            await asyncio.to_thread(self._pack, job, parts, packed)
         request = Parts(packed, int(seconds * 1000), CALLER.get())
         return PendingRequest(request, job.stream, ModelRequirement.of(job.encoder))
 
-    def _pack(self, job: Job, parts: Sequence[Sequence[Item]]) -> list[Part]:
+    def _pack(self, job: Job, parts: Sequence[Sequence[Input]], packed: list[Part]) -> None:
+        """Add the jobs to a list; the future of a thread's result would keep it in memory."""
         request_id = traceparent = None
         for caller in CALLERS.get():
             request_id, traceparent = caller.request_id, caller.traceparent
-        packed = []
         for items in parts:
             id_ = f"{self._name}{next(self._numbers):x}"
             data = pack_job(job, items, id_, self._name, request_id, traceparent)
             cost = sum(item_cost(item, job.encoder) for item in items)
             packed.append(Part(id_, data, len(items), cost))
-        return packed
 
     def _admission_limits(self, encoder: str, requirement: ModelRequirement) -> AdmissionLimits:
         workers = worker_registry.count_accepting(self.known_workers, requirement)

@@ -25,12 +25,7 @@ from stitchwork.redis.commands import (
     script_command,
     with_script_text,
 )
-from stitchwork.redis.connections import (
-    OUTDATED,
-    hash_tag,
-    key_prefix,
-    slot_owner,
-)
+from stitchwork.redis.connections import OUTDATED, hash_tag, key_prefix, slot_owner
 from stitchwork.redis.failures import server_name, unavailable_error
 from stitchwork.redis.multiplexed_connection import Call, MultiplexedConnection, Request
 
@@ -167,6 +162,13 @@ class AsyncRedisClient:
         """
         await self.send(("PING",))
         return True
+
+    def discard(self, future: "asyncio.Future[list[Any]]") -> None:
+        """Drop the bytes of a call that nobody waits for; its connection is closed for that."""
+        future.cancel()
+        self._unsent = deque(r for r in self._unsent if not r[0].future.done())
+        if self._connection is not None:
+            self._moved.extend(self._connection.discard(future))
 
     def blocking(self, seconds: float) -> "AsyncRedisClient":
         """A client with its own connection, for commands that block for at most `seconds`."""

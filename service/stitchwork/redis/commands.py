@@ -1,18 +1,39 @@
 """Commands as sequences of words, and those that run Lua scripts by their hashes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha1
 from typing import Any, Final, TypeGuard
 
 import hiredis
 
-Word = str | bytes | memoryview | int | float
+
+class Buffers:
+    """Bytes in consecutive parts, none of which is copied.
+
+    Args:
+        parts: The parts.
+    """
+
+    __slots__ = ("_size", "parts")
+
+    def __init__(self, parts: Iterable[bytes | memoryview]) -> None:
+        self.parts = tuple(parts)
+        self._size = sum(map(len, self.parts))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.parts)
+
+
+Word = str | bytes | memoryview | Buffers | int | float
 Command = Sequence[Word]
 Packet = Sequence[bytes | memoryview]
 """A command in the protocol of Redis, in consecutive parts."""
 
-LARGE_WORD: Final = 256 * 1024
+LARGE_WORD: Final = 32 * 1024
 """Bytes from which a word is not copied."""
 MAX_SCRIPTS: Final = 256
 _texts: Final[dict[str, str]] = {}
@@ -34,7 +55,8 @@ def command_packet(command: Command) -> Packet:
     for word in command:
         if _is_large(word):
             small.append(b"$%d\r\n" % len(word))
-            parts += [b"".join(small), word]
+            parts.append(b"".join(small))
+            parts += word.parts if isinstance(word, Buffers) else (word,)
             small = [b"\r\n"]
         else:
             small.append(pack_command((word,)).removeprefix(b"*1\r\n"))
@@ -60,7 +82,9 @@ def guarded_command(command: Command, guard: str) -> Command:
     return ("EVALSHA", _hash(guard + _texts[str(sha)]), *rest)
 
 
-def _is_large(word: Word) -> TypeGuard[bytes | memoryview]:
+def _is_large(word: Word) -> TypeGuard[bytes | memoryview | Buffers]:
+    if isinstance(word, Buffers):
+        return True
     return isinstance(word, bytes | memoryview) and len(word) >= LARGE_WORD
 
 

@@ -21,6 +21,8 @@ from stitchwork.redis.cluster import SlotOwner, render_address
 from stitchwork.redis.commands import Command, Packet
 
 _INCOMPLETE: Final = object()
+SLICE_BYTES: Final = 1 << 20
+"""Bytes that are given to the transport at once, which copies what the server does not read."""
 
 
 class Call:
@@ -84,6 +86,8 @@ class MultiplexedConnection(asyncio.Protocol):
         self._on_close = on_close
         self._writer: asyncio.StreamWriter | None = None
         self._transport: asyncio.WriteTransport | None = None
+        self._unwritten: deque[bytes | memoryview] = deque()
+        self._is_paused = False
         self._reader = hiredis.Reader(
             protocolError=RedisConnectionError,
             replyError=DefaultParser.parse_error,
@@ -115,19 +119,43 @@ class MultiplexedConnection(asyncio.Protocol):
         parts = [part for _, _, packet in requests for part in packet]
         if len(parts) == len(requests):
             self.write(b"".join(parts))
-        elif self._transport is not None:
-            # Large ones are not copied.
-            self._transport.writelines(parts)
+            return
+        # Large ones are not copied.
+        self._unwritten.extend(parts)
+        self._write_slices()
 
-    def write(self, data: bytes) -> None:
-        """Write bytes that are not answered by a reply."""
-        if self._transport is not None:
-            self._transport.write(data)
+    def write(self, data: bytes | memoryview) -> None:
+        """Write bytes after all others, as fast as the server reads them."""
+        self._unwritten.append(data)
+        self._write_slices()
+
+    def discard(self, future: "asyncio.Future[list[Any]]") -> list[Request]:
+        """Close it, if one of its requests is of this call.
+
+        Returns:
+            The requests of other calls, which are to be sent on another connection.
+        """
+        if all(call.future is not future for call, _, _ in self.unanswered):
+            return []
+        others = [request for request in self.unanswered if request[0].future is not future]
+        self.unanswered.clear()
+        self.close()
+        return others
 
     def close(self) -> None:
         """Close it at once; requests without a reply stay in `unanswered`."""
+        self._unwritten.clear()
         if self._transport is not None:
             self._transport.abort()
+
+    def pause_writing(self) -> None:
+        """The transport has more than the server reads at the moment."""
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        """The server has read most of it."""
+        self._is_paused = False
+        self._write_slices()
 
     def data_received(self, data: bytes) -> None:
         """Match the replies that have come to their requests."""
@@ -153,7 +181,21 @@ class MultiplexedConnection(asyncio.Protocol):
         """Report the end of the connection."""
         self._lose(error)
 
+    def _write_slices(self) -> None:
+        while self._unwritten and not self._is_paused and self._transport is not None:
+            parts, size = list[bytes | memoryview](), 0
+            while self._unwritten and size < SLICE_BYTES:
+                data = self._unwritten.popleft()
+                free = SLICE_BYTES - size
+                if len(data) > free:
+                    self._unwritten.appendleft(memoryview(data)[free:])
+                    data = memoryview(data)[:free]
+                parts.append(data)
+                size += len(data)
+            self._transport.writelines(parts)
+
     def _lose(self, error: BaseException | None) -> None:
+        self._unwritten.clear()
         if self._transport is not None:
             transport, self._transport = self._transport, None
             transport.abort()

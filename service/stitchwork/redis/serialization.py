@@ -7,8 +7,8 @@ ever unpickled and a flipped bit is detected.
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, groupby, pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +18,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from stitchwork.errors import CorruptDataError
+from stitchwork.redis.commands import Buffers
 from stitchwork.resources import Arrays
 
 MAGIC: Final = b"SW1\n"
@@ -25,6 +26,8 @@ MAGIC: Final = b"SW1\n"
 FRAMES_MAGIC: Final = b"SWF1"
 """The format of frames and its version."""
 CHECKSUM_BYTES: Final = 16
+MAX_COPIED_BYTES: Final = 4096
+"""Size up to which a frame is copied, for few writes."""
 DTYPES: Final = {
     "F64": np.float64,
     "F32": np.float32,
@@ -79,36 +82,32 @@ def unpack(data: bytes) -> tuple[Arrays, Any]:
         ) from error
 
 
-def pack_frames(frames: Sequence[bytes]) -> bytes:
+def pack_frames(frames: Sequence[bytes | memoryview]) -> bytes:
     """Frames as bytes with a checksum, from which `unpack_frames` returns equal frames."""
     lengths = struct.pack(f"<I{len(frames)}Q", len(frames), *map(len, frames))
     body = b"".join((lengths, *frames))
     return b"".join((FRAMES_MAGIC, _checksum(body), body))
 
 
-def pack_large_frames(frames: Sequence[bytes]) -> memoryview:
-    """Like `pack_frames`, by calls that do not hold the interpreter's lock while they copy."""
+def pack_large_frames(frames: Sequence[bytes | memoryview]) -> Buffers:
+    """Like `pack_frames`, without a copy of large frames; small ones are joined."""
     lengths = struct.pack(f"<I{len(frames)}Q", len(frames), *map(len, frames))
-    start = len(FRAMES_MAGIC) + CHECKSUM_BYTES
-    data = np.empty(start + len(lengths) + sum(map(len, frames)), np.uint8)
-    position = start
-    for frame in (lengths, *frames):
-        data[position : position + len(frame)] = np.frombuffer(frame, np.uint8)
-        position += len(frame)
-    content = data.data
-    content[:start] = FRAMES_MAGIC + _checksum(content[start:])
-    return content
+    body = list(_join_small((lengths, *frames)))
+    checksum = hashlib.blake2b(digest_size=CHECKSUM_BYTES)
+    for part in body:
+        checksum.update(part)
+    return Buffers((FRAMES_MAGIC + checksum.digest(), *body))
 
 
-def unpack_frames(data: bytes) -> list[bytes]:
-    """The frames of `pack_frames`.
+def unpack_frames(data: bytes) -> list[memoryview]:
+    """The frames of `pack_frames`, which share its memory.
 
     Raises:
         CorruptDataError: If the bytes are cut, altered, of another format, or were never written
             by `pack_frames`.
     """
     start = len(FRAMES_MAGIC) + CHECKSUM_BYTES
-    body = data[start:]
+    body = memoryview(data)[start:]
     if not is_frames(data) or data[len(FRAMES_MAGIC) : start] != _checksum(body):
         raise CorruptDataError(f"{len(data)} bytes of frames fail their checksum")
     try:
@@ -136,6 +135,15 @@ def _deserialize(body: bytes) -> tuple[Arrays, Any]:
         for name, tensor in tensors
     }
     return arrays, orjson.loads(meta)
+
+
+def _join_small(frames: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """Frames in order, small ones joined."""
+    for is_small, group in groupby(frames, lambda frame: len(frame) <= MAX_COPIED_BYTES):
+        if is_small:
+            yield b"".join(group)
+        else:
+            yield from group
 
 
 def _checksum(body: bytes | memoryview) -> bytes:

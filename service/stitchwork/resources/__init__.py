@@ -7,7 +7,7 @@ differ from batch to batch, and of the arrays themselves for heads.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
@@ -49,9 +49,21 @@ from stitchwork.resources.heads import (
     NormLayer,
     label_text,
 )
+from stitchwork.resources.inputs import (
+    LONG_CHARACTERS,
+    Arrays,
+    Input,
+    Item,
+    LongText,
+    TokenIds,
+    item_bytes,
+    pack_items,
+    unpack_items,
+)
 from stitchwork.resources.record import DECLARATION, Record
 
 __all__ = [
+    "LONG_CHARACTERS",
     "ActivationLayer",
     "AnchorSet",
     "ApiKey",
@@ -65,10 +77,12 @@ __all__ = [
     "Head",
     "HeadLayer",
     "ImageEncoder",
+    "Input",
     "Item",
     "Label",
     "LeakyReluLayer",
     "LinearLayer",
+    "LongText",
     "Modality",
     "NormLayer",
     "NormalizeLayer",
@@ -91,6 +105,7 @@ __all__ = [
     "digest",
     "encoder_key",
     "is_local_path",
+    "item_bytes",
     "label_text",
     "local_path",
     "pack_items",
@@ -99,24 +114,6 @@ __all__ = [
 ]
 
 Floats: TypeAlias = NDArray[np.float32]
-Arrays: TypeAlias = dict[str, NDArray[Any]]
-Item: TypeAlias = str | bytes
-"""One raw input: a text, `TokenIds` of one, or the bytes of an image file."""
-
-
-class TokenIds(bytes):
-    """A text as the ids of its tokens by the model's own tokenizer: (t,) little-endian uint32."""
-
-    @classmethod
-    def of(cls, ids: Sequence[int]) -> "TokenIds":
-        """The token ids of these integers."""
-        return cls(np.array(ids, "<u4").tobytes())
-
-    @property
-    def ids(self) -> list[int]:
-        """The ids as integers."""
-        values: list[int] = np.frombuffer(self, "<u4").tolist()
-        return values
 
 
 class AnchorSet(Record):
@@ -283,31 +280,6 @@ def encoder_fields(encoder: EncoderSpec) -> dict[str, Any]:
 def encoder_key(encoder: EncoderSpec) -> str:
     """The name of an encoder's stream and of its loaded model: the digest of its spec."""
     return digest(encoder.model_dump())
-
-
-def pack_items(items: Sequence[Item]) -> Arrays:
-    """Raw inputs as two arrays: their bytes end to end, and where each one ends.
-
-    Args:
-        items: n texts or n image files.
-
-    Returns:
-        `blob` (total bytes,) uint8 and `ends` (n,) int64; `unpack_items` is the inverse.
-    """
-    parts = [item.encode() if isinstance(item, str) else item for item in items]
-    blob = np.frombuffer(b"".join(parts), dtype=np.uint8)
-    return {"blob": blob, "ends": np.cumsum([len(part) for part in parts], dtype=np.int64)}
-
-
-def unpack_items(
-    arrays: Mapping[str, NDArray[Any]], modality: Modality, start: int = 0, stop: int | None = None
-) -> list[Item]:
-    """Items `start` to `stop` of the result of `pack_items`."""
-    ends = [0, *arrays["ends"].tolist()]
-    blob = memoryview(np.ascontiguousarray(arrays["blob"]).data)
-    last = len(ends) - 1 if stop is None else min(stop, len(ends) - 1)
-    raw = [bytes(blob[ends[i] : ends[i + 1]]) for i in range(start, last)]
-    return [part.decode() for part in raw] if modality == "text" else list(raw)
 
 
 class Scope(StrEnum):

@@ -19,6 +19,7 @@ from stitchwork.api.image_urls import ImageFetcher, is_public
 from stitchwork.bootstrap.api import check_keys, make_app_state
 from stitchwork.errors import InputTooLargeError, InvalidInputError, QueueFullError
 from stitchwork.redis.client import RedisClient
+from stitchwork.resources import Input
 from stitchwork.settings import Settings
 from tests.integration.api.test_refusals import check
 from tests.support.servers import ServerProcess
@@ -106,12 +107,10 @@ def trusting(
     )
 
 
-def fetched(
-    fetcher: ImageFetcher, *items: str | bytes, modality: Any = "image"
-) -> list[str | bytes]:
-    async def run() -> list[str | bytes]:
+def fetched(fetcher: ImageFetcher, *items: str | bytes, modality: Any = "image") -> list[Input]:
+    async def run() -> list[Input]:
         async with fetcher.by_value(list(items), modality) as values:
-            return values
+            return list(values)
 
     return asyncio.run(run())
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 
-from stitchwork.api.direct_routes import DirectRequest
+from stitchwork.api.direct_routes import DirectRequest, reserved
 from stitchwork.api.executors import ProcessExecutor
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.message_state import BodyBytes, request_headers
@@ -90,8 +90,8 @@ class BodyParser:
             array_bytes: Size of the arrays in it, which become arrays as they are.
 
         Raises:
-            InputTooLargeError: If it takes more memory than another process may have.
-            QueueFullError: If too many large bodies wait.
+            InputTooLargeError: If it takes more memory than another process or a request may have.
+            QueueFullError: If too many large bodies wait, or there is no room for what is parsed.
             DeadlineExceededError: If another process takes too long.
             ClientDisconnectedError: If the client disconnects first.
             StitchworkError: What the function raises.
@@ -102,9 +102,11 @@ class BodyParser:
             return await run_while_connected(request, asyncio.to_thread(function, *arguments))
         headers = request_headers(request.scope)
         seconds = header_timeout(headers, self.limits.request_timeout_seconds)
-        work = self._processes.run(function, *arguments, seconds=seconds)
         try:
-            return await run_while_connected(request, work)
+            # The result comes back while the body is still there, and takes no more than it.
+            with reserved(request, max(text_bytes, array_bytes)):
+                work = self._processes.run(function, *arguments, seconds=seconds)
+                return await run_while_connected(request, work)
         except ProcessDiedError as error:
             raise InputTooLargeError(
                 f"expected a body that takes at most {self._processes.max_bytes} bytes of memory "

@@ -10,8 +10,8 @@ from pybase64 import b64decode
 from stitchwork.errors import ErrorCode, InputTooLargeError, InvalidInputError
 from stitchwork.resources import Floats
 
-BASE64_SLICE: Final = 4 * 1024 * 1024
-"""Characters of an image in base64 that are decoded in one call; a multiple of four."""
+BASE64_SLICE: Final = 1024 * 1024
+"""Characters of an image in base64 that are decoded in one call."""
 
 
 def vectors(
@@ -148,18 +148,28 @@ def vector(value: Any, max_length: int) -> Floats:
         raise
 
 
-def image_bytes(value: str, pointer: str) -> bytes:
+def image_bytes(value: bytes | memoryview, pointer: str, *, has_lines: bool = False) -> bytes:
     """The bytes of a base64 string, decoded in slices: a call holds the interpreter's lock.
+
+    Args:
+        value: The string.
+        pointer: Where it is, for the error.
+        has_lines: Whether it may have line ends.
 
     Raises:
         InvalidInputError: If it is not base64.
     """
-    decoded = io.BytesIO()
+    decoded, view, rest, is_padded = io.BytesIO(), memoryview(value), b"", False
     try:
-        for start in range(0, len(value), BASE64_SLICE):
-            part = value[start : start + BASE64_SLICE]
-            if "=" in part and start + BASE64_SLICE < len(value):
+        for start in range(0, len(view), BASE64_SLICE):
+            part = rest + bytes(view[start : start + BASE64_SLICE])
+            if has_lines and (b"\n" in part or b"\r" in part):
+                part = part.translate(None, b"\r\n")
+            if is_padded and part:
                 raise ValueError("data after the padding")
+            end = len(part) if start + BASE64_SLICE >= len(view) else len(part) // 4 * 4
+            part, rest = part[:end], part[end:]
+            is_padded = b"=" in part
             decoded.write(b64decode(part, validate=True))
     except ValueError as error:
         raise InvalidInputError("expected the base64 of an image file", pointer=pointer) from error

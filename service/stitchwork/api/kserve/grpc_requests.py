@@ -19,7 +19,7 @@ from stitchwork.api.kserve.tensors import (
     FLOAT_DTYPES,
     Tensor,
     TensorRequest,
-    read_rows,
+    compact_data,
 )
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.message_state import BodyBytes
@@ -152,11 +152,8 @@ def parse_message(data: bytes, limits: RequestLimits) -> InferMessage:
     for output in body.outputs or ():
         # It chooses between JSON and bytes.
         output.parameters.binary_data = None
-    for i, spec in enumerate(body.inputs if len(data) > LONG_TEXT else ()):
-        if spec.datatype in FLOAT_DTYPES and spec.data and len(spec.shape) == 2:
-            # Compact, for its transport from another process.
-            rows = read_rows(Tensor(spec, None, f"/inputs/{i}"), limits)
-            spec.data = rows  # type: ignore[assignment]
+    if len(data) > LONG_TEXT:
+        compact_data(body, limits)
     return InferMessage(message.model_name, message.model_version or None, body, unknown)
 
 

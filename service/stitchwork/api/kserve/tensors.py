@@ -25,12 +25,13 @@ from stitchwork.api.kserve.schemas import (
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.message_state import BodyBytes
 from stitchwork.api.problem_details import replace_pointer
+from stitchwork.api.schemas.items import compact_text
 from stitchwork.errors import (
     InvalidInputError,
     MalformedInputError,
     UnsupportedFormatError,
 )
-from stitchwork.resources import Floats
+from stitchwork.resources import Floats, Input, LongText
 
 JSON_LENGTH_HEADER: Final = "Inference-Header-Content-Length"
 FLOAT_DTYPES: Final[dict[str, str]] = {"FP32": "<f4", "FP64": "<f8", "FP16": "<f2", "BF16": "<u2"}
@@ -159,11 +160,26 @@ async def read_request(request: Request, parser: BodyParser) -> TensorRequest:
 def _parse(data: BodyBytes, limits: RequestLimits) -> InferenceRequest:
     """Parse the JSON of a request; of a long one, rows become arrays, which are compact."""
     body = body_content.parse_body(bytes(data), InferenceRequest, limits)
-    for i, spec in enumerate(body.inputs if len(data) > LONG_TEXT else ()):
-        if spec.datatype in FLOAT_DTYPES and spec.data and len(spec.shape) == 2:
-            tensor = Tensor(spec, None, f"/inputs/{i}")
-            spec.data = read_rows(tensor, limits)  # type: ignore[assignment]
+    if len(data) > LONG_TEXT:
+        compact_data(body, limits)
     return body
+
+
+def compact_data(body: InferenceRequest, limits: RequestLimits) -> None:
+    """Replace the data of inputs by arrays and long texts, which take little memory.
+
+    Raises:
+        InvalidInputError: What `read_rows` and `read_items` raise.
+        InputTooLargeError: The same.
+    """
+    for i, spec in enumerate(body.inputs):
+        tensor = Tensor(spec, None, f"/inputs/{i}")
+        if not spec.data:
+            continue
+        if spec.datatype == "BYTES":
+            spec.shape, spec.data = [len(items := read_items(tensor, limits))], items
+        else:
+            spec.data = read_rows(tensor, limits)  # type: ignore[assignment]
 
 
 def read_rows(tensor: Tensor, limits: RequestLimits) -> Floats:
@@ -215,11 +231,11 @@ def read_rows(tensor: Tensor, limits: RequestLimits) -> Floats:
         return rows
 
 
-def read_items(tensor: Tensor, limits: RequestLimits) -> list[str | bytes]:
+def read_items(tensor: Tensor, limits: RequestLimits) -> list[Input]:
     """Read an input as raw inputs.
 
     Returns:
-        n strings of JSON or, from a binary tensor or a message, the bytes of n texts or files.
+        n strings of JSON or, from a binary tensor or a message, the memory of n texts or files.
 
     Raises:
         InvalidInputError: If its datatype, shape or data are not those of raw inputs.
@@ -233,7 +249,7 @@ def read_items(tensor: Tensor, limits: RequestLimits) -> list[str | bytes]:
         raise _wrong_shape(tensor, "[n] or [n, 1], n at least 1")
     check_count(n, limits.max_items, "items", "max_items", f"{tensor.pointer}/shape")
     if tensor.raw is not None:
-        return list(_parse_strings(tensor.raw, n, tensor.pointer))
+        return [*_parse_strings(tensor.raw, n, tensor.pointer)]
     items = [
         row[0] if isinstance(row, list) and len(row) == len(spec.shape) - 1 else row
         for row in spec.data or []
@@ -244,12 +260,12 @@ def read_items(tensor: Tensor, limits: RequestLimits) -> list[str | bytes]:
             pointer=f"{tensor.pointer}/data",
         )
     for i, item in enumerate(items):
-        if not isinstance(item, str | bytes):
+        if not isinstance(item, str | bytes | LongText):
             raise InvalidInputError(
                 f"expected a string, got {validation.json_type(item)}",
                 pointer=f"{tensor.pointer}/data/{i}",
             )
-    return items
+    return [compact_text(item) if isinstance(item, str) else item for item in items]
 
 
 def _json_length(header: str | None, size: int) -> int:
@@ -285,14 +301,14 @@ def _split_tensors(body: InferenceRequest, rest: memoryview) -> tuple[Tensor, ..
     return tuple(tensors)
 
 
-def _parse_strings(raw: memoryview, count: int, pointer: str) -> list[bytes]:
-    """Parse strings that each follow their length in 4 bytes."""
-    strings, start, prefix = list[bytes](), 0, STRING_LENGTH.size
+def _parse_strings(raw: memoryview, count: int, pointer: str) -> list[memoryview]:
+    """Parse strings that each follow their length in 4 bytes; they are not copied."""
+    strings, start, prefix = list[memoryview](), 0, STRING_LENGTH.size
     while len(strings) < count and start + prefix <= len(raw):
         stop = start + prefix + STRING_LENGTH.unpack_from(raw, start)[0]
         if stop > len(raw):
             break
-        strings.append(bytes(raw[start + prefix : stop]))
+        strings.append(raw[start + prefix : stop])
         start = stop
     if len(strings) != count or start != len(raw):
         raise InvalidInputError(

@@ -215,7 +215,7 @@ class RequestBody:
             raise
 
     def reserve(self, count: int) -> None:
-        """Count bytes that the request is about to need besides its body.
+        """Count bytes that the request is about to need besides its body; negative, once gone.
 
         Raises:
             InputTooLargeError: If one request may never hold that much.
@@ -224,8 +224,8 @@ class RequestBody:
         limit = self._limits.limits.max_inflight_body_bytes
         if count > limit:
             raise InputTooLargeError(
-                f"expected embeddings and their result of at most {limit} bytes "
-                f"(max_inflight_body_bytes), got {count}; send fewer in a request"
+                f"expected a request that takes at most {limit} bytes beside its body "
+                f"(max_inflight_body_bytes), got one that takes {count}; send less in a request"
             )
         self._reserved += count
         self._limits.add_inflight(count)

@@ -26,14 +26,14 @@ from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import result_headers
 from stitchwork.api.raw_inputs import infer_while_connected, resolve_now
 from stitchwork.api.schemas.fields import FieldParser
-from stitchwork.api.schemas.items import EncodedImage, plain_items
+from stitchwork.api.schemas.items import EncodedImage, compact_text, plain_items
 from stitchwork.api.schemas.protocol_model import ProtocolModel, record_ignored
 from stitchwork.api.schemas.response_model import ResponseModel
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.inference.resolve import encoder_of
 from stitchwork.inference.stitch import InferenceResult
-from stitchwork.resources import EncoderSpec, Floats
+from stitchwork.resources import EncoderSpec, Floats, Input, LongText
 from stitchwork.resources.prompts import find_prompt
 
 router = APIRouter(tags=["Rerank"])
@@ -59,17 +59,17 @@ QUERY_SCHEMA: Final[dict[str, Any]] = {
 }
 
 
-def _parse_query(value: Any, info: ValidationInfo) -> str:
+def _parse_query(value: Any, info: ValidationInfo) -> str | LongText:
     if not isinstance(value, str | dict):
         raise InvalidInputError(f"expected a text, got {validation.json_type(value)}")
-    return _parse_document(value, "")
+    return compact_text(_parse_document(value, ""))
 
 
-def _parse_documents(value: Any, info: ValidationInfo) -> list[str]:
+def _parse_documents(value: Any, info: ValidationInfo) -> list[str | LongText]:
     if not isinstance(value, list) or not value:
         got = "an empty list" if value == [] else validation.json_type(value)
         raise InvalidInputError(f"expected a non-empty list of documents, got {got}")
-    return [_parse_document(document, f"/{i}") for i, document in enumerate(value)]
+    return [compact_text(_parse_document(document, f"/{i}")) for i, document in enumerate(value)]
 
 
 def _parse_document(document: Any, pointer: str) -> str:
@@ -90,9 +90,9 @@ class RerankRequest(ProtocolModel):
 
     refused_fields = REFUSED_FIELDS
     model: ModelNameField = DEFAULT_MODEL
-    query: Annotated[str, FieldParser(_parse_query, QUERY_SCHEMA)]
+    query: Annotated[str | LongText, FieldParser(_parse_query, QUERY_SCHEMA)]
     documents: Annotated[
-        list[str],
+        list[str | LongText],
         FieldParser(_parse_documents, {"type": "array", "minItems": 1, "items": DOCUMENT_SCHEMA}),
     ]
     top_n: int | None = Field(
@@ -170,7 +170,7 @@ async def rerank(request: Request) -> Response:
     # The query alone is charged before the documents are known to be too many.
     state.rate_limiter.check_size(items=1 + len(payload.documents))
 
-    async def embed(texts: Sequence[str], input_type: str | None, field: str) -> InferenceResult:
+    async def embed(texts: Sequence[Input], input_type: str | None, field: str) -> InferenceResult:
         with replace_pointer("/items", field):
             return await infer_while_connected(
                 request,
@@ -251,7 +251,7 @@ def _response(
     order = np.argsort(-scores, kind="stable")[: payload.top_n]
     results = []
     for i in order.tolist():
-        text = {"document": RerankDocument(text=payload.documents[i])}
+        text = {"document": RerankDocument(text=str(payload.documents[i]))}
         results.append(
             RerankResult(
                 index=i,

@@ -7,13 +7,13 @@ from pydantic import ConfigDict, Field, ValidationInfo, WithJsonSchema, model_va
 from stitchwork.api.content import validation
 from stitchwork.api.model_names import DEFAULT_MODEL, ModelNameField
 from stitchwork.api.schemas.fields import FieldParser, InputType
-from stitchwork.api.schemas.items import EncodedImage
+from stitchwork.api.schemas.items import EncodedImage, compact_text
 from stitchwork.api.schemas.protocol_model import ProtocolModel
 from stitchwork.api.schemas.request_model import EncodingFormat
 from stitchwork.api.schemas.response_model import ResponseModel
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
-from stitchwork.resources import TokenIds
+from stitchwork.resources import Input, TokenIds
 
 TEXTS_ONLY: Final = "expected a text, got token ids"
 MAX_TOKEN_ID: Final = 2**31 - 1
@@ -47,11 +47,11 @@ INPUT_SCHEMA: Final[dict[str, Any]] = {
 }
 
 
-def _parse_input(value: Any, info: ValidationInfo) -> list[str | bytes]:
+def _parse_input(value: Any, info: ValidationInfo) -> list[Input]:
     return parse_inputs(value)
 
 
-def parse_inputs(value: Any) -> list[str | bytes]:
+def parse_inputs(value: Any) -> list[Input]:
     """The texts, token ids or images of a request.
 
     Args:
@@ -66,7 +66,9 @@ def parse_inputs(value: Any) -> list[str | bytes]:
         got = "an empty list" if inputs == [] else validation.json_type(value)
         raise InvalidInputError(f"expected a text or a non-empty list of texts, got {got}")
     return [
-        parse_tokens(part, f"/{i}") if isinstance(part, list) else parse_part(part, f"/{i}")
+        parse_tokens(part, f"/{i}")
+        if isinstance(part, list)
+        else compact_text(parse_part(part, f"/{i}"))
         for i, part in enumerate(inputs)
     ]
 
@@ -164,7 +166,7 @@ class EmbeddingsRequest(ProtocolModel):
     """A request of OpenAI's embeddings API, with some fields that this API does not have."""
 
     refused_fields = REFUSED_FIELDS
-    input: Annotated[list[str | bytes], FieldParser(_parse_input, INPUT_SCHEMA)]
+    input: Annotated[list[Input], FieldParser(_parse_input, INPUT_SCHEMA)]
     model: ModelNameField = DEFAULT_MODEL
     encoding_format: EncodingFormat = "float"
     dimensions: int | None = Field(

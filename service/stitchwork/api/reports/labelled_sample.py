@@ -13,7 +13,7 @@ from stitchwork.errors import ConflictError, ErrorCode, InvalidInputError, Unava
 from stitchwork.geometry.classifier import MULTI_LABEL, REGRESSION
 from stitchwork.inference.pipeline import Pipeline
 from stitchwork.inference.resolve import Resolution, check_width, head_of
-from stitchwork.resources import Floats, Head, Item, Label, Space, label_text, pack_items
+from stitchwork.resources import Floats, Head, Input, Label, Space, label_text, pack_items
 from stitchwork.resources.training_inputs import Digests, packed_digests, row_digests
 
 MAX_NAMED_LABELS: Final = 10
@@ -41,7 +41,7 @@ class LabelledSample(NamedTuple):
     targets: Targets
     rows: Floats
     native: Floats | str
-    items: Sequence[Item] | None
+    items: Sequence[Input] | None
 
     def digests(self) -> Digests:
         """(n, 0 to 2) digests of the items and of the rows in the head's own space, if any."""

@@ -18,11 +18,12 @@ from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from stitchwork.api.content import validation
 from stitchwork.api.limits import RequestLimits
+from stitchwork.api.schemas.items import compact_text
 from stitchwork.api.validation_errors import field_error
 from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.ids import ID_PATTERN, check_id
-from stitchwork.resources import Floats, Label
+from stitchwork.resources import Floats, Input, Label
 
 MAX_NAME: Final = 1024
 """Characters of a label, or of the id of an anchor."""
@@ -108,7 +109,7 @@ def _row(value: Any, info: ValidationInfo) -> Floats:
     return validation.vector(value, limits_of(info).max_rows)
 
 
-def _items(value: Any, info: ValidationInfo) -> list[str | bytes]:
+def _items(value: Any, info: ValidationInfo) -> list[Input]:
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not items:
         got = "an empty list" if items == [] else validation.json_type(items)
@@ -119,7 +120,7 @@ def _items(value: Any, info: ValidationInfo) -> list[str | bytes]:
                 f"expected a text or the base64 of an image, got {validation.json_type(item)}",
                 pointer=f"/{i}",
             )
-    return items
+    return [compact_text(item) if isinstance(item, str) else item for item in items]
 
 
 def _identifier(value: Any, info: ValidationInfo) -> str:
@@ -244,7 +245,7 @@ Scale = Annotated[
 ]
 Rows = Annotated[Any, FieldParser(_rows, ROWS_SCHEMA)]
 Row = Annotated[Any, FieldParser(_row, ROW_SCHEMA)]
-Items = Annotated[list[str | bytes], FieldParser(_items, ITEMS_SCHEMA)]
+Items = Annotated[list[Input], FieldParser(_items, ITEMS_SCHEMA)]
 Id = Annotated[str, FieldParser(_identifier, {"type": "string", "pattern": ID_PATTERN})]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=r"^[^\x00]*$")]
 Names = Annotated[tuple[Name, ...], max_length("max_anchors", "ids")]

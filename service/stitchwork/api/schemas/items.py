@@ -1,20 +1,15 @@
 """Raw inputs: texts, and image files in base64 or as the parts of a multipart body."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from stitchwork.api.content import validation
 from stitchwork.errors import ErrorCode, InvalidInputError
-from stitchwork.resources import (
-    Item,
-    Modality,
-    TokenIds,
-)
+from stitchwork.resources import LONG_CHARACTERS, Input, LongText, Modality, TokenIds
 
 MAX_DATA_HEAD: Final = 200
 """Characters in which the head of a data URI ends."""
-SLICE_CHARS: Final = 1024 * 1024
-"""Characters of a text that are encoded in one call, which holds the interpreter's lock."""
 
 
 class EncodedImage(str):
@@ -23,13 +18,25 @@ class EncodedImage(str):
     __slots__ = ()
 
 
+def compact_text(text: str) -> str | LongText:
+    """A text of a request, or an image in base64, in little memory."""
+    if len(text) < LONG_CHARACTERS:
+        return text
+    return LongText.of(text, is_image=isinstance(text, EncodedImage))
+
+
+def is_named_image(item: Input) -> bool:
+    """Whether a request names a raw input as an image."""
+    return isinstance(item, EncodedImage) or (isinstance(item, LongText) and item.is_image)
+
+
 def decode_items(
-    items: list[str | bytes], modality: Modality, max_items: int, setting: str = "max_items"
-) -> list[Item]:
+    items: Sequence[Input], modality: Modality, max_items: int, setting: str = "max_items"
+) -> list[Input]:
     """Raw inputs as texts or as the bytes of image files.
 
     Args:
-        items: Texts, base64 of image files, or bytes of either.
+        items: Texts, base64 of image files, or the memory of either.
         modality: Their modality.
         max_items: The largest number of items.
         setting: Name of that limit in the error.
@@ -42,7 +49,7 @@ def decode_items(
     return [_decode_item(item, modality, f"/items/{i}") for i, item in enumerate(items)]
 
 
-def plain_items(items: Sequence[str | bytes], modality: Modality) -> list[str | bytes]:
+def plain_items(items: Sequence[Input], modality: Modality) -> list[Input]:
     """Raw inputs as other protocols send them: images may be data URIs, or have MIME's line ends.
 
     Texts, bytes and URLs are returned unchanged.
@@ -52,23 +59,32 @@ def plain_items(items: Sequence[str | bytes], modality: Modality) -> list[str | 
     """
     if modality != "image":
         for i, item in enumerate(items):
-            if isinstance(item, EncodedImage):
+            if is_named_image(item):
                 raise InvalidInputError(
                     f"expected a {modality}, as the encoder takes {modality}s, got an image",
                     pointer=f"/items/{i}",
                 )
         return list(items)
-    return [_plain_base64(item) if isinstance(item, str) else item for item in items]
+    return [_plain_base64(item) for item in items]
 
 
-def _plain_base64(image: str) -> str:
-    head, comma, _ = image[:MAX_DATA_HEAD].partition(",")
-    if comma and head.startswith("data:") and head.endswith(";base64"):
-        image = image[len(head) + 1 :]
-    return image.replace("\n", "").replace("\r", "")
+def _plain_base64(item: Input) -> Input:
+    if isinstance(item, str):
+        return item[_uri_head(item[:MAX_DATA_HEAD]) :].replace("\n", "").replace("\r", "")
+    if isinstance(item, LongText):
+        start = _uri_head(str(bytes(item.data[:MAX_DATA_HEAD]), "utf-8", "replace"))
+        return replace(item, data=memoryview(item.data)[start:], is_image=True)
+    return item
 
 
-def _decode_item(item: str | bytes, modality: Modality, pointer: str) -> Item:
+def _uri_head(text: str) -> int:
+    """Length of the head of a data URI with base64; 0 if the text does not begin with one."""
+    head, comma, _ = text.partition(",")
+    is_head = comma and head.startswith("data:") and head.endswith(";base64")
+    return len(head) + 1 if is_head else 0
+
+
+def _decode_item(item: Input, modality: Modality, pointer: str) -> Input:
     if isinstance(item, TokenIds):
         if modality == "text":
             return item
@@ -76,23 +92,26 @@ def _decode_item(item: str | bytes, modality: Modality, pointer: str) -> Item:
             f"expected an {modality}, got token ids", pointer=pointer, code=ErrorCode.TOKEN_IDS
         )
     if modality == "text":
-        try:
-            if isinstance(item, bytes):
-                text = item.decode()
-            else:
-                text = item
-                _check_unicode(text)
-        except UnicodeError as error:
-            raise InvalidInputError("expected a text of valid Unicode", pointer=pointer) from error
-        if not text or text.isspace():
-            raise InvalidInputError("expected a text that is not empty", pointer=pointer)
-        if "\0" in text:
-            raise InvalidInputError("expected a text without NUL characters", pointer=pointer)
-        return text
-    return item if isinstance(item, bytes) else validation.image_bytes(item, pointer)
+        return _checked_text(item, pointer)
+    if isinstance(item, str):
+        return validation.image_bytes(item.encode("utf-8", "replace"), pointer)
+    if isinstance(item, LongText):
+        # As other protocols send it, it may have MIME's line ends.
+        return validation.image_bytes(item.data, pointer, has_lines=item.is_image)
+    return item
 
 
-def _check_unicode(text: str) -> None:
-    """Raise UnicodeEncodeError if a text has half of a surrogate pair."""
-    for start in range(0, len(text), SLICE_CHARS):
-        text[start : start + SLICE_CHARS].encode()
+def _checked_text(item: Input, pointer: str) -> Input:
+    text = item
+    if isinstance(item, str):
+        text = LongText.of(item)
+    elif isinstance(item, bytes | memoryview):
+        text = LongText.of_bytes(item)
+    if not isinstance(text, LongText) or not text.is_unicode:
+        raise InvalidInputError("expected a text of valid Unicode", pointer=pointer)
+    if text.is_blank:
+        raise InvalidInputError("expected a text that is not empty", pointer=pointer)
+    if text.has_nul:
+        raise InvalidInputError("expected a text without NUL characters", pointer=pointer)
+    # A short one is plainer as it was, or as a `str`.
+    return str(text) if len(text) < LONG_CHARACTERS else text

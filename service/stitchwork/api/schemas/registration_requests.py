@@ -20,7 +20,7 @@ from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_LANDMARKS, DEFAULT_WHITENING
 from stitchwork.registry.declarations import SpaceDeclaration
-from stitchwork.resources import BridgeParameters, EncoderSpec, Item, Modality
+from stitchwork.resources import BridgeParameters, EncoderSpec, Input, Modality
 
 
 class AnchorSetRequest(RequestModel):
@@ -38,7 +38,7 @@ class AnchorSetRequest(RequestModel):
         "items": ["a red fox", "the stock market", "how do I pay?"],
     }
 
-    def decode_items(self, max_anchors: int) -> list[Item] | None:
+    def decode_items(self, max_anchors: int) -> list[Input] | None:
         """The items as texts or as the bytes of image files; None if there are none.
 
         Raises:

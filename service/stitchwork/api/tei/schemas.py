@@ -7,16 +7,16 @@ from pydantic import ConfigDict, Field, RootModel, ValidationInfo
 from stitchwork.api.content import validation
 from stitchwork.api.openai.schemas import INPUT_SCHEMA, TOKENS_SCHEMA, parse_inputs, parse_tokens
 from stitchwork.api.schemas.fields import FieldParser
-from stitchwork.api.schemas.items import EncodedImage
+from stitchwork.api.schemas.items import is_named_image
 from stitchwork.api.schemas.protocol_model import ProtocolModel
 from stitchwork.api.schemas.response_model import ResponseModel
 from stitchwork.errors import InvalidInputError
-from stitchwork.resources import TokenIds
+from stitchwork.resources import Input, TokenIds
 
 REFUSED_FIELDS: Final = {"parameters": "send each of them as a field beside `inputs`"}
 
 
-def _parse_inputs(value: Any, info: ValidationInfo) -> list[str | bytes]:
+def _parse_inputs(value: Any, info: ValidationInfo) -> list[Input]:
     return parse_inputs(value)
 
 
@@ -24,7 +24,7 @@ class EmbedInputsRequest(ProtocolModel):
     """A request of `/embed` of Text Embeddings Inference."""
 
     refused_fields = REFUSED_FIELDS
-    inputs: Annotated[list[str | bytes], FieldParser(_parse_inputs, INPUT_SCHEMA)]
+    inputs: Annotated[list[Input], FieldParser(_parse_inputs, INPUT_SCHEMA)]
     normalize: bool = Field(
         True,
         strict=True,
@@ -67,16 +67,16 @@ IDS_SCHEMA: Final[dict[str, Any]] = {
 }
 
 
-def _parse_texts(value: Any, info: ValidationInfo) -> list[str | bytes]:
+def _parse_texts(value: Any, info: ValidationInfo) -> list[Input]:
     inputs = parse_inputs(value)
     for i, part in enumerate(inputs):
-        if isinstance(part, TokenIds | EncodedImage):
+        if isinstance(part, TokenIds) or is_named_image(part):
             kind = "token ids" if isinstance(part, TokenIds) else "an image"
             raise InvalidInputError(f"expected a text, got {kind}", pointer=f"/{i}")
     return inputs
 
 
-def _parse_ids(value: Any, info: ValidationInfo) -> list[str | bytes]:
+def _parse_ids(value: Any, info: ValidationInfo) -> list[Input]:
     if not isinstance(value, list) or not value:
         got = "an empty list" if value == [] else validation.json_type(value)
         raise InvalidInputError(
@@ -94,7 +94,7 @@ def _parse_ids(value: Any, info: ValidationInfo) -> list[str | bytes]:
 class TokenizeRequest(ProtocolModel):
     """A request of `/tokenize` of Text Embeddings Inference."""
 
-    inputs: Annotated[list[str | bytes], FieldParser(_parse_texts, TEXTS_SCHEMA)]
+    inputs: Annotated[list[Input], FieldParser(_parse_texts, TEXTS_SCHEMA)]
     add_special_tokens: bool = Field(
         True, strict=True, description="Whether the model's special tokens are among the tokens."
     )
@@ -110,7 +110,7 @@ class TokenizeRequest(ProtocolModel):
 class DecodeRequest(ProtocolModel):
     """A request of `/decode` of Text Embeddings Inference."""
 
-    ids: Annotated[list[str | bytes], FieldParser(_parse_ids, IDS_SCHEMA)]
+    ids: Annotated[list[Input], FieldParser(_parse_ids, IDS_SCHEMA)]
     skip_special_tokens: bool = Field(
         True, strict=True, description="Whether special tokens are left out of the texts."
     )

@@ -23,6 +23,7 @@ from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.inference.model_paths import hide_model_path
 from stitchwork.inference.resolve import encoder_of
 from stitchwork.queue.messages import Task
+from stitchwork.resources import Input
 
 MAX_BYTES: Final = 1 << 20
 """Bytes of the texts or ids of a request; those of its response may be sixty times as many."""
@@ -73,7 +74,7 @@ async def _run(
     request: Request,
     model: str,
     payload: ProtocolModel,
-    inputs: list[str | bytes],
+    inputs: list[Input],
     *,
     task: Task,
     special_tokens: bool,
