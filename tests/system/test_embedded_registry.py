@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.support import machine
 from tests.support.running_service import running
 from tests.support.waiting import wait_until
 
+COMMAND = (sys.executable, "-P", "-m", "stitchwork")
 MB = 1024 * 1024
 
 
@@ -56,6 +58,13 @@ def test_full_disk_is_named_and_the_registry_lives_on(
                 assert "No space left on device" in response.json()["detail"]
             assert http.get("/anchor-sets/before").status_code == 200
             assert service.pids["registry"] == pid
+            run = subprocess.run(
+                [*COMMAND, "backup", str(small_disk.parent / "backup"), "--data-dir", str(data)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert run.returncode == 0, run.stderr
             ballast.unlink()
             wait_until("room", lambda: declare(http, "after").status_code in (200, 201))
             assert service.pids["registry"] == pid

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import struct
 import zipfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,13 @@ from stitchwork.registry.stored_records import FORMAT as RECORD_FORMAT
 FORMAT: Final = 1
 """The format of the file that is written, and the only one so far."""
 MANIFEST: Final = "manifest.json"
+_ENCRYPTED: Final = 1
+"""The flag of an encrypted member of a zip."""
+_DAMAGE: Final = (
+    *(zipfile.BadZipFile, NotImplementedError, struct.error),
+    *(KeyError, ValueError, EOFError),
+)
+"""What zipfile raises for damaged files, beside OSError."""
 
 
 class BackupWriter:
@@ -89,8 +97,11 @@ class BackupReader:
 
     def _read(self, name: str) -> bytes:
         try:
-            return self._archive.read(name)
-        except (KeyError, zipfile.BadZipFile, OSError) as error:
+            member = self._archive.getinfo(name)
+            if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & _ENCRYPTED:
+                raise zipfile.BadZipFile("not stored as a backup is")
+            return self._archive.read(member)
+        except (*_DAMAGE, OSError) as error:
             raise CorruptDataError(
                 f"{self._archive.filename}: {name} is missing or damaged"
             ) from error
@@ -126,7 +137,7 @@ def open_backup(path: Path) -> Iterator[BackupReader]:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except _DAMAGE as error:
         raise CorruptDataError(
             f"{path}: expected a complete file of `stitchwork backup`, got another or a part of one"
         ) from error

@@ -90,7 +90,11 @@ def send_command(path: Path, *words: str) -> bytes:
 
 
 def state(path: Path) -> Literal["up", "loading", "down"]:
-    """The state of the server on a socket, by one PING; it is loading while it reads its file."""
+    """The state of the server on a socket, by one PING.
+
+    It is loading while it reads its file. A server that answers with another error is up: one whose
+    disk is full refuses even PING.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(PING_SECONDS)
         try:
@@ -104,7 +108,7 @@ def state(path: Path) -> Literal["up", "loading", "down"]:
             return "down"
     if answer.startswith(b"-LOADING"):
         return "loading"
-    return "up" if answer.startswith(b"+PONG") else "down"
+    return "up" if answer.startswith((b"+PONG", b"-")) else "down"
 
 
 def open_log(path: Path) -> IO[bytes]:

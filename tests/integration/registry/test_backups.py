@@ -1,5 +1,6 @@
 """Backups: a whole registry as of one moment, verified before anything is changed."""
 
+import itertools
 import json
 import threading
 import zipfile
@@ -22,7 +23,7 @@ from stitchwork.errors import (
 from stitchwork.geometry.classifier import mlp
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry import api_keys
-from stitchwork.registry.backup_files import MANIFEST
+from stitchwork.registry.backup_files import MANIFEST, open_backup
 from stitchwork.registry.backups import BLOCKS, RECORDS, restore_backup, write_backup
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.head_records import define_head
@@ -183,6 +184,27 @@ def test_damaged_file_is_refused_before_anything_changes(
     with pytest.raises(CorruptDataError, match="expected a complete file"):
         restore_backup(other.changes, tmp_path / "cut")
     assert content(other.server) == {}
+
+
+def test_any_flipped_bit_is_refused_or_changes_nothing(registry: Registry, tmp_path: Path) -> None:
+    registry.keys.add(api_keys.new("ops", [Scope.ADMIN])[1])
+    write_backup(registry.server, tmp_path / "good")
+    data = (tmp_path / "good").read_bytes()
+    with open_backup(tmp_path / "good") as reader:
+        good = {name: reader.read(name) for name in (RECORDS, BLOCKS)}
+    bad = tmp_path / "bad"
+    refused = 0
+    for position, bit in itertools.product(range(len(data)), range(8)):
+        changed = bytearray(data)
+        changed[position] ^= 1 << bit
+        bad.write_bytes(changed)
+        try:
+            with open_backup(bad) as reader:
+                reader.verify()
+                assert {name: reader.read(name) for name in good} == good, (position, bit)
+        except CorruptDataError:
+            refused += 1
+    assert refused > 4 * len(data)
 
 
 def test_process_that_serves_from_memory_serves_what_was_restored(
