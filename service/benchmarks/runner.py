@@ -73,7 +73,7 @@ def measure(cases: Mapping[str, Case], rounds: int, peers: Path | None, save: Sa
         with context.attempt(case):
             results += cases[case](context)
         console.print(f"  {case}: {time.monotonic() - start:.0f} s")
-        save(results, [*context.not_measured, *not_run(names[i + 1 :])])
+        save(results, [*dict.fromkeys(context.not_measured), *not_run(names[i + 1 :])])
     _print_table(console, results, rounds)
     return not context.not_measured and all(result.met for result in results)
 

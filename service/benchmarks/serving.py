@@ -155,30 +155,33 @@ def _peer_server(command: list[str], path: str, body: bytes) -> Iterator[tuple[s
         port = str(free.getsockname()[1])
     url = f"http://127.0.0.1:{port}"
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-    with tempfile.TemporaryFile() as output, on_core(MEASURED_CORE):
-        process = subprocess.Popen(  # noqa: S603
-            [part.replace("PORT", port) for part in command],
-            env=env,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + STARTUP_SECONDS
-        while not _is_up(url + path, body):
-            if process.poll() is not None or time.monotonic() > deadline:
-                output.seek(0)
-                lines = output.read().decode(errors="replace").splitlines()[-OUTPUT_LINES:]
-                raise UnavailableError(f"{command[:2]} did not start: {' / '.join(lines)}")
-            time.sleep(POLL_SECONDS)
-        yield url, process.pid
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
+    with tempfile.TemporaryFile() as output:
+        with on_core(MEASURED_CORE):
+            process = subprocess.Popen(  # noqa: S603
+                [part.replace("PORT", port) for part in command],
+                env=env,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
         try:
-            process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            deadline = time.monotonic() + STARTUP_SECONDS
+            while not _is_up(url + path, body):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    output.seek(0)
+                    lines = output.read().decode(errors="replace").splitlines()[-OUTPUT_LINES:]
+                    raise UnavailableError(f"{command[:2]} did not start: {' / '.join(lines)}")
+                time.sleep(POLL_SECONDS)
+            yield url, process.pid
+        finally:
+            # It may have ended, with all of its session.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 @contextlib.contextmanager
