@@ -52,7 +52,8 @@ def test_forms_register_a_set_its_spaces_and_a_head(texts_url: str, open_page: P
     page.get_by_label("Model").fill(str(minilm_folder()))
     page.get_by_label("Further fields").fill('{"max_length": 32}')
     page.get_by_role("button", name="Register the space").click()
-    expect(outcome).to_have_text("Space page-form-encoder: ready.")
+    expect(outcome.locator("p")).to_have_text("Space page-form-encoder: ready.")
+    expect(outcome.get_by_role("listitem")).to_contain_text("8 anchors are few")
     check_row(page, "page-form-encoder", "space", "384 dimensions on page-form")
     space = request(texts_url, "GET", "/spaces/page-form-encoder")
     assert space["encoder"]["max_length"] == 32
