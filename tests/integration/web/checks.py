@@ -12,6 +12,18 @@ from tests.support.reports import get_report
 SERIOUS: Final = ("serious", "critical")
 PHONE: Final = 360
 """Width of a small phone, in pixels."""
+OVERFLOWING: Final = """() => [...document.querySelectorAll(
+  "section :is(input, select, textarea, button)")].filter((control) => {
+    const section = control.closest("section");
+    const padding = parseFloat(getComputedStyle(section).paddingRight);
+    return !control.closest(".scroll")
+      && control.getBoundingClientRect().right > section.getBoundingClientRect().right - padding;
+  }).map((control) => control.id || control.textContent)"""
+"""Controls that reach into the padding of their section."""
+TALL: Final = """() => [...document.querySelectorAll("tbody tr")]
+  .filter((row) => row.getBoundingClientRect().height > innerHeight / 2)
+  .map((row) => row.textContent)"""
+"""Rows of tables that fill half of the screen, since a column of sentences is too narrow."""
 
 
 def rounded(value: float, digits: int = 2) -> str:
@@ -42,6 +54,8 @@ def check_everywhere(page: Page) -> None:
     page.set_viewport_size({"width": PHONE, "height": 740})
     # Charts follow the width a moment later.
     page.wait_for_function(f"document.documentElement.scrollWidth <= {PHONE}")
+    assert page.evaluate(OVERFLOWING) == []
+    assert page.evaluate(TALL) == []
 
 
 def open_view(open_page: PageOpener, url: str, view: str, *, has_key: bool) -> Page:
