@@ -8,7 +8,7 @@ from playwright.sync_api import FilePayload, Page, expect
 from safetensors.numpy import save
 
 from stitchwork.models.packaged_encoders import minilm_folder
-from tests.integration.web.checks import check_everywhere, open_view
+from tests.integration.web.checks import TALL, check_everywhere, open_view
 from tests.integration.web.conftest import PageOpener
 from tests.integration.web.texts import ANCHORS, SCRIPT, request, wait_for
 
@@ -72,6 +72,7 @@ def test_forms_register_a_set_its_spaces_and_a_head(texts_url: str, open_page: P
     expect(message).to_be_in_viewport()
     expect(outcome).to_be_empty()
     check_everywhere(page)
+    assert page.evaluate(TALL) == []
 
 
 def test_forms_register_arrays_in_files(keyed_url: str, open_page: PageOpener) -> None:
