@@ -3,9 +3,9 @@
 from typing import Final
 
 MIN_ANCHORS: Final = 64
-"""With fewer, coverage is not computed either. Through 64 random questions of banking77 (MiniLM,
-Universal Sentence Encoder, `exp`, five draws) a linear head keeps 0.62 of the weaker native
-accuracy on all 77 kinds of questions and 0.96 on ten of them; through 300, 0.95 and 1.00."""
+"""With fewer, coverage is not computed either. By `stitchwork evaluate banking77 --only translation
+--max-rows 2500 --draws 3` (MiniLM, Universal Sentence Encoder, `exp`, seed 0), a linear head keeps
+0.23, 0.40, 0.64, 0.75 and 0.94 of the weaker native accuracy with 16, 32, 64, 100 and 300 anchors."""
 RECOMMENDED_ANCHORS: Final = 300
 
 
