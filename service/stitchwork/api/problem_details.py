@@ -240,10 +240,19 @@ def failure_response(
     """The response to a request that failed, whose code is stored for its log record.
 
     Args:
-        error: What was raised.
+        error: What was raised; its traceback is removed.
         scope: The request's.
         headers: Further headers.
     """
+    try:
+        return _failure_response(error, scope, headers)
+    finally:
+        _remove_tracebacks(error)
+
+
+def _failure_response(
+    error: Exception, scope: Scope, headers: Mapping[str, str] | None
+) -> Response:
     request_id, path = scope["state"]["request_id"], scope["path"]
     match error:
         case ClientDisconnect() | ClientDisconnectedError():
@@ -264,6 +273,20 @@ def failure_response(
         request_id,
         path=path,
     )
+
+
+def _remove_tracebacks(error: BaseException) -> None:
+    """Remove the tracebacks of an error, and of those that led to it.
+
+    A frame that awaits a task holds the task, and that the error, whose traceback holds the frame:
+    the request's body, which those frames hold too, would stay until garbage is collected.
+    """
+    chain: list[BaseException | None] = [error]
+    while chain:
+        link = chain.pop()
+        if link is not None and link.__traceback__ is not None:
+            link.__traceback__ = None
+            chain += (link.__cause__, link.__context__)
 
 
 def install(app: FastAPI) -> None:
