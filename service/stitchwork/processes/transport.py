@@ -102,7 +102,14 @@ class _Packer(pickle.Pickler):
         self.stream = io.BytesIO()
         self.arrays: list[int] = []
         self._parts = parts
-        super().__init__(self.stream, pickle.HIGHEST_PROTOCOL, buffer_callback=self._add_array)
+        arrays = self.arrays
+
+        # A method would make a reference cycle, which keeps the parts until they are collected.
+        def add_array(buffer: pickle.PickleBuffer) -> None:
+            arrays.append(len(parts))
+            parts.append(buffer.raw())
+
+        super().__init__(self.stream, pickle.HIGHEST_PROTOCOL, buffer_callback=add_array)
 
     def persistent_id(self, value: Any) -> Any:
         """What stands for a large value in the pickle; None for others."""
@@ -116,10 +123,6 @@ class _Packer(pickle.Pickler):
             self._parts.append(data)
             return str if kind is str else bytes, len(self._parts) - 1
         return None
-
-    def _add_array(self, buffer: pickle.PickleBuffer) -> None:
-        self.arrays.append(len(self._parts))
-        self._parts.append(buffer.raw())
 
 
 class _Unpacker(pickle.Unpickler):

@@ -1,7 +1,9 @@
 """The client of an event loop: one connection for all callers, on real servers."""
 
 import asyncio
+import gc
 import signal
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -27,6 +29,7 @@ __all__ = ["watched"]
 
 INCREMENT = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
 PATIENCE = 30.0
+LARGE_BYTES = 64_000_000
 
 
 @asynccontextmanager
@@ -96,6 +99,36 @@ def test_script_is_sent_by_its_hash_and_again_by_its_text_after_a_flush(
 
     with recorded(queue_process) as proxy:
         asyncio.run(main())
+
+
+def test_discarded_call_frees_what_a_paused_server_does_not_read_and_others_are_answered(
+    queue_server: RedisClient, queue_process: ServerProcess
+) -> None:
+    async def main() -> None:
+        async with connected(queue_process.url, seconds=machine.deadline(PATIENCE)) as client:
+            await client.ping()
+            queue_process.pause()
+            value, gone = memoryview(bytes(LARGE_BYTES)), asyncio.Event()
+            reference = weakref.ref(value, lambda _: gone.set())
+            large, neighbour = client.send(("SET", "large", value)), client.send(("ECHO", "a"))
+            del value
+            # It is on its way in the next turn.
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert reference() is not None
+            client.discard(large)
+            del large
+            await asyncio.wait_for(gone.wait(), machine.deadline(PATIENCE))
+            queue_process.resume()
+            assert await neighbour == [b"a"]
+            assert not queue_server.redis.exists("large")
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+        queue_process.resume()
 
 
 def test_refusal_is_raised_in_the_words_of_the_server_and_harms_no_other_call(

@@ -1,7 +1,9 @@
 """Messages between processes: what goes in comes out."""
 
+import gc
 import socket
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -58,3 +60,15 @@ def test_message_of_a_process_that_ended_is_an_error() -> None:
             left.sendall(b"\1\0")
         with pytest.raises(EOFError):
             transport.receive(right)
+
+
+def test_message_is_gone_with_its_parts() -> None:
+    value = memoryview(bytes(transport.LONG_VALUE))
+    reference = weakref.ref(value)
+    gc.disable()
+    try:
+        parts = transport.pack([value])
+        del value, parts
+        assert reference() is None
+    finally:
+        gc.enable()
