@@ -6,8 +6,8 @@ MIN_ANCHORS: Final = 64
 """With fewer, coverage is not computed either.
 
 With 16, 32, 64, 100 and 300 anchors a linear head keeps 0.23, 0.40, 0.64, 0.75 and 0.94 of the
-weaker native accuracy (banking77, MiniLM and Universal Sentence Encoder, `exp`, seed 0, three draws;
-`stitchwork evaluate banking77 --only translation --max-rows 2500`).
+weaker native accuracy (banking77, MiniLM and Universal Sentence Encoder, `exp`, seed 0, three
+draws; `stitchwork evaluate banking77 --only translation --max-rows 2500`).
 """
 RECOMMENDED_ANCHORS: Final = 300
 
