@@ -3,7 +3,7 @@
 from typing import Final
 
 from stitchwork.api.content.body_parser import BodyParser
-from stitchwork.api.executors import ProcessExecutor
+from stitchwork.api.executors import ProcessExecutor, row_threads
 from tests.support.request_limits import LIMITS
 
-BODY_PARSER: Final = BodyParser(LIMITS, ProcessExecutor())
+BODY_PARSER: Final = BodyParser(LIMITS, ProcessExecutor(), row_threads())

@@ -16,6 +16,7 @@ from stitchwork.processes.pool import CallHandle, ProcessPool
 T = TypeVar("T")
 
 COMPUTE_THREADS: Final = 8
+ROW_THREADS: Final = 2
 MAX_TASKS: Final = 128
 INLINE_VALUES: Final = 4_096
 """Numbers that are processed on the event loop: a fraction of a millisecond."""
@@ -179,6 +180,11 @@ def _take(outcome: "_Outcome[T]") -> T:
         raise error
     finally:
         del error
+
+
+def row_threads() -> BoundedExecutor:
+    """Threads that parse rows of numbers, each slice of which holds the interpreter's lock."""
+    return BoundedExecutor(threads=ROW_THREADS, name="bodies with rows of numbers")
 
 
 class ProcessExecutor:

@@ -7,7 +7,7 @@ from stitchwork import __version__
 from stitchwork.api.content.body_parser import BodyParser
 from stitchwork.api.dependencies import AppState
 from stitchwork.api.encoder_names import EncoderNames
-from stitchwork.api.executors import ProcessExecutor
+from stitchwork.api.executors import ProcessExecutor, row_threads
 from stitchwork.api.grpc_address import GrpcAddress
 from stitchwork.api.image_urls import ImageFetcher
 from stitchwork.api.limits import RequestLimits
@@ -69,7 +69,7 @@ def make_app_state(settings: Settings) -> AppState:
         ),
         producer=producer,
         limits=limits,
-        body_parser=BodyParser(limits, ProcessExecutor()),
+        body_parser=BodyParser(limits, ProcessExecutor(), row_threads()),
         service_limits=settings.limits(),
         version=__version__,
         comparisons=SpaceComparisons(registry, registry.reports),

@@ -69,6 +69,13 @@ def api(settings: Settings, fd: int | None, share_grpc_port: bool) -> int:
     """Run one API process."""
     # Nearly all that is loaded stays; `DrainingServer.startup` enables it again.
     gc.disable()
+    try:
+        return _serve_api(settings, fd, share_grpc_port)
+    finally:
+        gc.enable()
+
+
+def _serve_api(settings: Settings, fd: int | None, share_grpc_port: bool) -> int:
     from stitchwork.api.server import serve_app
     from stitchwork.bootstrap.api import (
         check_keys,

@@ -76,15 +76,21 @@ def socket_url(path: Path) -> str:
     return f"unix://{quote(str(path))}"
 
 
-def send_command(path: Path, *words: str) -> bytes:
-    """The start of the reply of the server on a socket to a command; empty if there is none."""
+def send_command(path: Path, *words: str, seconds: float = PING_SECONDS) -> bytes:
+    """The start of the reply of the server on a socket to a command.
+
+    Args:
+        path: The socket.
+        words: The command.
+        seconds: How long to wait; the reply is empty if there is none until then.
+    """
     parts = [f"${len(word)}\r\n{word}\r\n" for word in words]
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(PING_SECONDS)
+        connection.settimeout(seconds)
         try:
             connection.connect(str(path))
             connection.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
-            return connection.recv(64)
+            return connection.recv(1024)
         except OSError:
             return b""
 

@@ -21,7 +21,7 @@ from stitchwork.api.content.json_rows import (
     parse_rows,
 )
 from stitchwork.api.content.negotiation import read_body
-from stitchwork.api.executors import ProcessExecutor
+from stitchwork.api.executors import ProcessExecutor, row_threads
 from stitchwork.api.schemas.inference_requests import TranslateRequest
 from stitchwork.errors import ErrorCode, InvalidInputError, MalformedInputError
 from stitchwork.processes.pool import ProcessPool
@@ -169,7 +169,7 @@ def test_moderately_long_rows_are_parsed_without_another_process() -> None:
     moderate, long = ROWS.repeat(4, 0), ROWS.repeat(5, 0)
     assert LONG_TEXT < len(body_of(moderate.tolist())) <= LONG_ROWS < len(body_of(long.tolist()))
     pool = ProcessPool(1)
-    parser = BodyParser(WIDE, ProcessExecutor(pool))
+    parser = BodyParser(WIDE, ProcessExecutor(pool), row_threads())
 
     def parse(rows: Any) -> Any:
         return asyncio.run(read(body_of(rows), parser)).embeddings

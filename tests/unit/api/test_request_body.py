@@ -14,6 +14,7 @@ from stitchwork.api.middleware.request_body import (
     BodyLimits,
     RequestBody,
 )
+from stitchwork.errors import InputTooLargeError, QueueFullError
 from tests.support.request_limits import LIMITS
 
 PARTS = [bytes([i]) * (i + 1) for i in range(40)]
@@ -47,6 +48,29 @@ def test_body_of_many_parts_is_what_was_sent_whatever_its_headers_declare(
         return bytes(await RequestBody(BodyLimits(limits), receive).read(None, length))
 
     assert asyncio.run(read()) == b"".join(parts)
+
+
+def test_what_never_fits_beside_its_body_is_too_large_and_what_does_not_fit_now_is_refused() -> (
+    None
+):
+    limits = BodyLimits(replace(LIMITS, max_inflight_body_bytes=1000))
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": bytes(600), "more_body": False}
+
+    body = RequestBody(limits, receive)
+    asyncio.run(body.read(None, 600))
+    with pytest.raises(InputTooLargeError, match="got one that takes 1001"):
+        body.reserve(401)
+    other = RequestBody(limits, receive)
+    other.reserve(400)
+    with pytest.raises(QueueFullError):
+        body.reserve(400)
+    body.reserve(-400)
+    other.release()
+    body.reserve(400)
+    body.release()
+    RequestBody(limits, receive).reserve(1000)
 
 
 def test_turn_of_the_event_loop_reads_few_parts_whoever_sends() -> None:

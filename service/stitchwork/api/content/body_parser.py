@@ -7,12 +7,13 @@ times its size in memory, so another process parses it; its result is compact.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 
 from stitchwork.api.direct_routes import DirectRequest, reserved
-from stitchwork.api.executors import ProcessExecutor
+from stitchwork.api.executors import BoundedExecutor, ProcessExecutor
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.message_state import BodyBytes, request_headers
 from stitchwork.api.request_lifetime import header_timeout, run_while_connected
@@ -32,17 +33,25 @@ LONG_ROWS: Final = 1024 * 1024
 than it takes to send them to another process."""
 
 
+ROWS_MEMORY: Final = 8
+"""Bytes that parsing rows of numbers takes for each byte of theirs, where they have one digit."""
+
+
 class BodyParser:
     """Parses bodies of requests within their deadlines, while their clients are connected.
 
     Args:
         limits: Limits of one request.
         processes: Parses large bodies.
+        threads: Parses rows of numbers in slices.
     """
 
-    def __init__(self, limits: RequestLimits, processes: ProcessExecutor) -> None:
+    def __init__(
+        self, limits: RequestLimits, processes: ProcessExecutor, threads: BoundedExecutor
+    ) -> None:
         self.limits = limits
         self._processes = processes
+        self._threads = threads
 
     async def receive(
         self, request: Request, *, is_array: bool = False, may_have_rows: bool = False
@@ -59,9 +68,10 @@ class BodyParser:
             StitchworkError: What the middleware's limits raise.
         """
         length = request_headers(request.scope).get(b"content-length", b"")
-        long = LONG_ROWS if may_have_rows else LONG_TEXT
-        if not is_array and length.isdigit() and int(length) > long:
-            self._processes.check_capacity()
+        size = int(length) if length.isdigit() else 0
+        if not is_array and size > LONG_TEXT:
+            in_thread = may_have_rows and size <= LONG_ROWS
+            (self._threads if in_thread else self._processes).check_capacity()
         # Limits of its size and duration are those of `middleware.request_body`.
         data: BodyBytes
         if isinstance(request, DirectRequest):
@@ -103,7 +113,7 @@ class BodyParser:
         headers = request_headers(request.scope)
         seconds = header_timeout(headers, self.limits.request_timeout_seconds)
         try:
-            # The result comes back while the body is still there, and takes no more than it.
+            # The result comes back while the body is still there.
             with reserved(request, max(text_bytes, array_bytes)):
                 work = self._processes.run(function, *arguments, seconds=seconds)
                 return await run_while_connected(request, work)
@@ -128,13 +138,20 @@ class BodyParser:
             The result; None if `parse` must parse it.
 
         Raises:
+            QueueFullError: If too many bodies wait for a thread, or there is no room for the rows.
+            DeadlineExceededError: If it takes too long.
             ClientDisconnectedError: If the client disconnects first.
             StitchworkError: What the function raises.
         """
         if not LONG_TEXT < text_bytes <= LONG_ROWS:
             return None
-        return await run_while_connected(request, asyncio.to_thread(function, LONG_TEXT))
+        headers = request_headers(request.scope)
+        seconds = header_timeout(headers, self.limits.request_timeout_seconds)
+        with reserved(request, ROWS_MEMORY * text_bytes):
+            work = self._threads.run(partial(function, LONG_TEXT), seconds)
+            return await run_while_connected(request, work)
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes and threads."""
         self._processes.close()
+        self._threads.close()

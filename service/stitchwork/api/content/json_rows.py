@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 SLICE_BYTES: Final = 64 * 1024
 """Text of rows that is parsed in one call, to the end of its last row: a tenth of a millisecond, or
 ten milliseconds of the slowest numbers."""
-MAX_SLICE_BYTES: Final = 256 * 1024
+MAX_SLICE_BYTES: Final = 128 * 1024
 """Text of the longest slice, whose rows are not parsed here if they are longer."""
 _LIST: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*\[")
 _BLANK: Final = re.compile(rb"[ \t\r\n]*")

@@ -100,6 +100,8 @@ async def read_body(
         # The header of safetensors is JSON after its length, with further JSON in its texts.
         length = int.from_bytes(data[:LENGTH_BYTES], "little")
         text_bytes = min(length, len(data)) if media == SAFETENSORS else 0
+    # Rows of numbers of one digit take four bytes for two of their text.
+    array_bytes = len(data) if rows_field is None else 2 * len(data)
     return await parser.parse(
         request,
         parse_content,
@@ -111,7 +113,7 @@ async def read_body(
         query,
         array_field,
         text_bytes=text_bytes,
-        array_bytes=len(data),
+        array_bytes=array_bytes,
     )
 
 

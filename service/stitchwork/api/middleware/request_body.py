@@ -24,9 +24,10 @@ from stitchwork.errors import (
     UnsupportedFormatError,
 )
 
-MAPPED_BYTES: Final = 1024 * 1024
-"""Declared length above which a body gets a mapping of its own. The kernel adds its pages one by
-one, each of which takes a microsecond."""
+MAPPED_BYTES: Final = 256 * 1024
+"""Declared length above which a body gets a mapping of its own, which is returned at its end; the
+heap keeps what many bodies at once took. The kernel adds its pages one by one, each of which takes
+a microsecond."""
 HUGE_PAGE: Final = 2 * 1024 * 1024
 HUGE_PAGES_BYTES: Final = 4 * 1024 * 1024
 """Bytes that have arrived from which the rest gets pages of two megabytes: at most half as much
@@ -222,10 +223,11 @@ class RequestBody:
             QueueFullError: If all requests together would hold too much.
         """
         limit = self._limits.limits.max_inflight_body_bytes
-        if count > limit:
+        total = self.size + self._reserved + count
+        if count > 0 and total > limit:
             raise InputTooLargeError(
-                f"expected a request that takes at most {limit} bytes beside its body "
-                f"(max_inflight_body_bytes), got one that takes {count}; send less in a request"
+                f"expected a request that takes at most {limit} bytes with its body "
+                f"(max_inflight_body_bytes), got one that takes {total}; send less in a request"
             )
         self._reserved += count
         self._limits.add_inflight(count)
