@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from stitchwork.api.content.validation import check_count
 from stitchwork.errors import ErrorCode, InputTooLargeError, InvalidInputError, QueueFullError
-from stitchwork.resources import Input, Modality
+from stitchwork.resources import LONG_CHARACTERS, Input, LongText, Modality
 
 if TYPE_CHECKING:
     from httpcore import AsyncConnectionPool
@@ -107,18 +107,14 @@ class ImageFetcher:
             InputTooLargeError: If there are too many URLs, or an image is too large.
             QueueFullError: If the images of all requests together are too large.
         """
-        places = [
-            i
-            for i, item in enumerate(items)
-            if modality == "image" and isinstance(item, str) and SCHEME.match(item)
-        ]
+        places = [i for i, item in enumerate(items) if modality == "image" and _is_url(item)]
         if not places:
             yield items
             return
         check_count(len(places), self._max_urls, "items", "max_items", "/items")
         sizes: list[int] = []
         try:
-            urls = [self._check(str(items[i]), f"/items/{i}") for i in places]
+            urls = [self._check(str(items[i])[:LONG_CHARACTERS], f"/items/{i}") for i in places]
             from stitchwork.api.checked_network import connection_pool
 
             async with connection_pool(self._tls, self._is_allowed) as pool:
@@ -213,6 +209,12 @@ class ImageFetcher:
             raise _unavailable("a host with public addresses only", pointer) from error
         except NETWORK_ERRORS as error:
             raise _unavailable(f"a response, got {type(error).__name__}", pointer) from error
+
+
+def _is_url(item: Input) -> bool:
+    if isinstance(item, LongText):
+        item = str(bytes(item.data[:LONG_CHARACTERS]), "utf-8", "replace")
+    return isinstance(item, str) and SCHEME.match(item) is not None
 
 
 def _unavailable(expected: str, pointer: str) -> InvalidInputError:

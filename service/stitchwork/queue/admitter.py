@@ -124,15 +124,18 @@ class Admitter:
 
         Meanwhile they are in the memory of this process, whether or not somebody waits.
         """
-        transfer = request.transfer
-        if transfer is None or transfer.done():
-            return
+        clock = asyncio.get_running_loop().time
         try:
-            remaining = request.deadline - asyncio.get_running_loop().time()
-            await asyncio.wait([transfer], timeout=max(0.0, remaining))
+            # Another one follows where the stream had to be created.
+            while (
+                (transfer := request.transfer) is not None
+                and not transfer.done()
+                and (remaining := request.deadline - clock()) > 0
+            ):
+                await asyncio.wait([transfer], timeout=remaining)
         finally:
-            if not transfer.done():
-                self._bulk_client.discard(transfer)
+            if request.transfer is not None and not request.transfer.done():
+                self._bulk_client.discard(request.transfer)
 
     async def close(self) -> None:
         """Wait until the cancellations that were sent are done."""
@@ -249,6 +252,8 @@ class Admitter:
                 request.entries = admitted.entries
                 if request.future.done():
                     self.cancel(request)
+            elif request.future.done():
+                continue
             elif creations:
                 missing.append(request)
             else:

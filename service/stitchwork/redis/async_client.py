@@ -164,11 +164,17 @@ class AsyncRedisClient:
         return True
 
     def discard(self, future: "asyncio.Future[list[Any]]") -> None:
-        """Drop the bytes of a call that nobody waits for; its connection is closed for that."""
+        """Drop the bytes of a call that nobody waits for; its connection is closed for that.
+
+        If all of them are written, nothing changes: the server has the call, and will reply.
+        """
+        following = self._connection.discard(future) if self._connection is not None else None
+        unsent = deque(request for request in self._unsent if request[0].future is not future)
+        if following is None and len(unsent) == len(self._unsent):
+            return
         future.cancel()
-        self._unsent = deque(r for r in self._unsent if not r[0].future.done())
-        if self._connection is not None:
-            self._moved.extend(self._connection.discard(future))
+        self._unsent = unsent
+        self._moved.extend(following or ())
 
     def blocking(self, seconds: float) -> "AsyncRedisClient":
         """A client with its own connection, for commands that block for at most `seconds`."""
@@ -304,7 +310,9 @@ class AsyncRedisClient:
             request[0].is_resent = True
         self._unsent.extendleft(reversed([*moved, *resent]))
         self._on_disconnect()
-        if self._unsent:
+        if self._closed:
+            self._fail(self._unsent, failure)
+        elif self._unsent:
             self.connect()
         self._subscribe_later()
 

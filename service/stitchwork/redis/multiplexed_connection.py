@@ -129,18 +129,25 @@ class MultiplexedConnection(asyncio.Protocol):
         self._unwritten.append(data)
         self._write_slices()
 
-    def discard(self, future: "asyncio.Future[list[Any]]") -> list[Request]:
-        """Close it, if one of its requests is of this call.
+    def discard(self, future: "asyncio.Future[list[Any]]") -> list[Request] | None:
+        """Close it, if bytes of this call are not written yet.
 
         Returns:
-            The requests of other calls, which are to be sent on another connection.
+            The requests after it, of which nothing is written; None if the call is not here, or is
+            written, so that its reply will come.
         """
-        if all(call.future is not future for call, _, _ in self.unanswered):
-            return []
-        others = [request for request in self.unanswered if request[0].future is not future]
-        self.unanswered.clear()
+        requests = list(self.unanswered)
+        places = [i for i, (call, _, _) in enumerate(requests) if call.future is future]
+        if not places:
+            return None
+        following = requests[places[-1] + 1 :]
+        unwritten = sum(map(len, self._unwritten))
+        if unwritten <= sum(len(part) for _, _, packet in following for part in packet):
+            return None
+        before = requests[: places[-1]]
+        self.unanswered = deque(request for request in before if request[0].future is not future)
         self.close()
-        return others
+        return following
 
     def close(self) -> None:
         """Close it at once; requests without a reply stay in `unanswered`."""

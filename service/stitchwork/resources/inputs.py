@@ -2,7 +2,7 @@
 
 import codecs
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -50,7 +50,7 @@ class LongText:
         is_image: Whether the request names it as an image.
     """
 
-    data: bytes | memoryview
+    data: bytes | memoryview = field(repr=False)
     characters: int
     is_blank: bool = False
     has_nul: bool = False

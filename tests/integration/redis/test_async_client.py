@@ -131,6 +131,53 @@ def test_discarded_call_frees_what_a_paused_server_does_not_read_and_others_are_
         queue_process.resume()
 
 
+def test_discarded_call_that_is_written_is_answered_and_nothing_runs_again(
+    queue_server: RedisClient, queue_process: ServerProcess
+) -> None:
+    """A server that has the call may execute it, and calls before it."""
+
+    async def main() -> None:
+        async with connected(queue_process.url, seconds=machine.deadline(PATIENCE)) as client:
+            await client.ping()
+            queue_process.pause()
+            neighbour = client.send(("INCR", "runs"))
+            written = client.send(("ECHO", "written"))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            client.discard(written)
+            queue_process.resume()
+            assert await written == [b"written"]
+            assert await neighbour == [1]
+            assert await client.send(("GET", "runs")) == [b"1"]
+
+    try:
+        asyncio.run(main())
+    finally:
+        queue_process.resume()
+
+
+def test_calls_after_a_discarded_one_fail_when_the_client_is_closed(
+    queue_server: RedisClient, queue_process: ServerProcess
+) -> None:
+    async def main() -> None:
+        async with connected(queue_process.url, seconds=machine.deadline(PATIENCE)) as client:
+            await client.ping()
+            queue_process.pause()
+            large = client.send(("SET", "large", memoryview(bytes(LARGE_BYTES))))
+            after = client.send(("ECHO", "after"))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            client.discard(large)
+            await client.close()
+            with pytest.raises(QueueUnavailableError):
+                await asyncio.wait_for(after, machine.deadline(PATIENCE))
+
+    try:
+        asyncio.run(main())
+    finally:
+        queue_process.resume()
+
+
 def test_refusal_is_raised_in_the_words_of_the_server_and_harms_no_other_call(
     queue_server: RedisClient, queue_process: ServerProcess
 ) -> None:

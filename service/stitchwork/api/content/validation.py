@@ -169,7 +169,7 @@ def image_bytes(value: bytes | memoryview, pointer: str, *, has_lines: bool = Fa
                 raise ValueError("data after the padding")
             end = len(part) if start + BASE64_SLICE >= len(view) else len(part) // 4 * 4
             part, rest = part[:end], part[end:]
-            is_padded = b"=" in part
+            is_padded = is_padded or b"=" in part
             decoded.write(b64decode(part, validate=True))
     except ValueError as error:
         raise InvalidInputError("expected the base64 of an image file", pointer=pointer) from error

@@ -260,7 +260,7 @@ def read_items(tensor: Tensor, limits: RequestLimits) -> list[Input]:
             pointer=f"{tensor.pointer}/data",
         )
     for i, item in enumerate(items):
-        if not isinstance(item, str | bytes | LongText):
+        if not isinstance(item, str | bytes | memoryview | LongText):
             raise InvalidInputError(
                 f"expected a string, got {validation.json_type(item)}",
                 pointer=f"{tensor.pointer}/data/{i}",

@@ -9,7 +9,7 @@ from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.resources import LONG_CHARACTERS, Input, LongText, Modality, TokenIds
 
 MAX_DATA_HEAD: Final = 200
-"""Characters in which the head of a data URI ends."""
+"""Bytes in which the head of a data URI ends."""
 
 
 class EncodedImage(str):
@@ -70,17 +70,19 @@ def plain_items(items: Sequence[Input], modality: Modality) -> list[Input]:
 
 def _plain_base64(item: Input) -> Input:
     if isinstance(item, str):
-        return item[_uri_head(item[:MAX_DATA_HEAD]) :].replace("\n", "").replace("\r", "")
+        data = item.encode("utf-8", "replace")
+        text = data[_uri_head(data[:MAX_DATA_HEAD]) :].decode("utf-8", "replace")
+        return text.replace("\n", "").replace("\r", "")
     if isinstance(item, LongText):
-        start = _uri_head(str(bytes(item.data[:MAX_DATA_HEAD]), "utf-8", "replace"))
+        start = _uri_head(bytes(item.data[:MAX_DATA_HEAD]))
         return replace(item, data=memoryview(item.data)[start:], is_image=True)
     return item
 
 
-def _uri_head(text: str) -> int:
-    """Length of the head of a data URI with base64; 0 if the text does not begin with one."""
-    head, comma, _ = text.partition(",")
-    is_head = comma and head.startswith("data:") and head.endswith(";base64")
+def _uri_head(data: bytes) -> int:
+    """Length of the head of a data URI with base64; 0 if the bytes do not begin with one."""
+    head, comma, _ = data.partition(b",")
+    is_head = comma and head.startswith(b"data:") and head.endswith(b";base64")
     return len(head) + 1 if is_head else 0
 
 

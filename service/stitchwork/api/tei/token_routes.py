@@ -23,7 +23,7 @@ from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.inference.model_paths import hide_model_path
 from stitchwork.inference.resolve import encoder_of
 from stitchwork.queue.messages import Task
-from stitchwork.resources import Input
+from stitchwork.resources import Input, LongText
 
 MAX_BYTES: Final = 1 << 20
 """Bytes of the texts or ids of a request; those of its response may be sixty times as many."""
@@ -90,7 +90,7 @@ async def _run(
         raise InvalidInputError(
             f"expected a model of texts, space {source} embeds {encoder.modality}s"
         )
-    size = sum(map(len, inputs))
+    size = sum(i.characters if isinstance(i, LongText) else len(i) for i in inputs)
     if size > MAX_BYTES:
         raise InputTooLargeError(
             f"expected {MAX_BYTES} characters of texts or bytes of ids at most, got {size}: send "
