@@ -155,11 +155,7 @@ class AsyncRedisClient:
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def ping(self) -> bool:
-        """True once the server replied.
-
-        Raises:
-            UnavailableError: If it does not.
-        """
+        """True once the server replied; an `UnavailableError` if it does not."""
         await self.send(("PING",))
         return True
 

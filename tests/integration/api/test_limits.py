@@ -27,7 +27,7 @@ from tests.support.running_service import running
 from tests.support.waiting import wait_until
 
 BODY = 400_000
-MAX_INFLIGHT = 1_000_000
+MAX_INFLIGHT = 1_300_000
 SETTINGS = {
     "max_body_bytes": BODY,
     "max_inflight_body_bytes": MAX_INFLIGHT,
@@ -361,7 +361,7 @@ def is_reset(connection: socket.socket) -> bool:
 
 def test_bodies_of_all_requests_together_are_bounded(bounded: ServiceProcess) -> None:
     with ExitStack() as stack:
-        connections = [stack.enter_context(closing(dial(bounded))) for _ in range(3)]
+        connections = [stack.enter_context(closing(dial(bounded))) for _ in range(4)]
         for connection in connections:
             connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % BODY + b" " * (BODY - 1))
         answered, _, _ = select.select(connections, [], [], 30)

@@ -23,7 +23,7 @@ from stitchwork.api.content.arrays import (
     to_safetensors,
 )
 from stitchwork.api.content.body_content import BodyType, parse_content, parse_content_with_rows
-from stitchwork.api.content.body_parser import BodyParser
+from stitchwork.api.content.body_parser import ROW_BYTES, BodyParser
 from stitchwork.api.content.queries import check_no_fields, query_fields
 from stitchwork.api.content.sliced_json import (
     SLICE_VALUES,
@@ -100,8 +100,7 @@ async def read_body(
         # The header of safetensors is JSON after its length, with further JSON in its texts.
         length = int.from_bytes(data[:LENGTH_BYTES], "little")
         text_bytes = min(length, len(data)) if media == SAFETENSORS else 0
-    # Rows of numbers of one digit take four bytes for two of their text.
-    array_bytes = len(data) if rows_field is None else 2 * len(data)
+    array_bytes = len(data) if rows_field is None else ROW_BYTES * len(data)
     return await parser.parse(
         request,
         parse_content,
