@@ -252,7 +252,7 @@ def rows(count: int) -> bytes:
         ),
         pytest.param(
             "/translate",
-            lambda: json_rows(b",".join([b"0.12345678"] * 64), 44_000_000),
+            lambda: json_rows(b",".join([b"0.1234567"] * 64), 43_000_000),
             JSON,
             413,
             "(max_rows)",
