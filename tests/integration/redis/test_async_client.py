@@ -42,6 +42,18 @@ async def connected(
     await client.close()
 
 
+@asynccontextmanager
+async def paused(process: ServerProcess) -> AsyncIterator[AsyncRedisClient]:
+    """A connected client whose server reads nothing more; it goes on at the end."""
+    try:
+        async with connected(process.url, seconds=machine.deadline(PATIENCE)) as client:
+            await client.ping()
+            process.pause()
+            yield client
+    finally:
+        process.resume()
+
+
 @contextmanager
 def recorded(server: ServerProcess) -> Iterator[Proxy]:
     """A proxy that records what clients send."""
@@ -105,9 +117,7 @@ def test_discarded_call_frees_what_a_paused_server_does_not_read_and_others_are_
     queue_server: RedisClient, queue_process: ServerProcess
 ) -> None:
     async def main() -> None:
-        async with connected(queue_process.url, seconds=machine.deadline(PATIENCE)) as client:
-            await client.ping()
-            queue_process.pause()
+        async with paused(queue_process) as client:
             value, gone = memoryview(bytes(LARGE_BYTES)), asyncio.Event()
             reference = weakref.ref(value, lambda _: gone.set())
             large, neighbour = client.send(("SET", "large", value)), client.send(("ECHO", "a"))
@@ -128,7 +138,6 @@ def test_discarded_call_frees_what_a_paused_server_does_not_read_and_others_are_
         asyncio.run(main())
     finally:
         gc.enable()
-        queue_process.resume()
 
 
 def test_discarded_call_that_is_written_is_answered_and_nothing_runs_again(
@@ -137,9 +146,7 @@ def test_discarded_call_that_is_written_is_answered_and_nothing_runs_again(
     """A server that has the call may execute it, and calls before it."""
 
     async def main() -> None:
-        async with connected(queue_process.url, seconds=machine.deadline(PATIENCE)) as client:
-            await client.ping()
-            queue_process.pause()
+        async with paused(queue_process) as client:
             neighbour = client.send(("INCR", "runs"))
             written = client.send(("ECHO", "written"))
             for _ in range(3):
@@ -150,19 +157,14 @@ def test_discarded_call_that_is_written_is_answered_and_nothing_runs_again(
             assert await neighbour == [1]
             assert await client.send(("GET", "runs")) == [b"1"]
 
-    try:
-        asyncio.run(main())
-    finally:
-        queue_process.resume()
+    asyncio.run(main())
 
 
 def test_calls_after_a_discarded_one_fail_when_the_client_is_closed(
     queue_server: RedisClient, queue_process: ServerProcess
 ) -> None:
     async def main() -> None:
-        async with connected(queue_process.url, seconds=machine.deadline(PATIENCE)) as client:
-            await client.ping()
-            queue_process.pause()
+        async with paused(queue_process) as client:
             large = client.send(("SET", "large", memoryview(bytes(LARGE_BYTES))))
             after = client.send(("ECHO", "after"))
             for _ in range(3):
@@ -172,10 +174,7 @@ def test_calls_after_a_discarded_one_fail_when_the_client_is_closed(
             with pytest.raises(QueueUnavailableError):
                 await asyncio.wait_for(after, machine.deadline(PATIENCE))
 
-    try:
-        asyncio.run(main())
-    finally:
-        queue_process.resume()
+    asyncio.run(main())
 
 
 def test_refusal_is_raised_in_the_words_of_the_server_and_harms_no_other_call(

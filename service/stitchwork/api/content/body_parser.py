@@ -31,8 +31,6 @@ LONG_TEXT: Final = 192 * 1024
 LONG_ROWS: Final = 1024 * 1024
 """The same for JSON that has rows of numbers and little else; shorter ones take a thread less time
 than it takes to send them to another process."""
-
-
 ROW_BYTES: Final = 2
 """Bytes of rows of numbers for each byte of their text, where they have one digit. To parse them
 takes four times that, but on two threads at most."""
