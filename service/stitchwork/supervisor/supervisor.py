@@ -30,7 +30,6 @@ from stitchwork.supervisor.disk_guard import DiskGuard
 from stitchwork.supervisor.plan import KILL_SECONDS, SERVER_SECONDS, Plan, describe_exit
 
 LOADING_SECONDS: Final = 600.0
-FIRST_WRITE_SECONDS: Final = 60.0
 STABLE_SECONDS: Final = 10.0
 """A child that lives longer starts with a fresh count of failures."""
 MIN_PAUSE: Final = 0.1
@@ -283,7 +282,7 @@ def begin_change_log(registry: Path) -> None:
     epoch = os.urandom(16).hex()
     words = ("EVAL", BEGIN, str(len(keys)), *keys, epoch)
     # Its first write to the disk, which may be busy.
-    reply = embedded_servers.send_command(registry, *words, seconds=FIRST_WRITE_SECONDS)
+    reply = embedded_servers.send_command(registry, *words, seconds=SERVER_SECONDS)
     if not reply.startswith(b":"):
         reason = reply.decode(errors="replace").strip() or "it did not answer"
         raise UnavailableError(f"the new registry cannot be written: {reason}")
